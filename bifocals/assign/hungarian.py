@@ -1,0 +1,25 @@
+"""The optimal one-to-one matching of objects and priors, by SciPy."""
+
+from __future__ import annotations
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+
+def match_rows(score: Tensor, *, maximize: bool = False, who: str = "match_rows") -> tuple[Tensor, Tensor]:
+    """Pairs (row, column) of the best one-to-one matching of a score matrix [rows, objects], rows ascending.
+
+    With more objects than rows, some objects stay without a row. ValueError if a score is not finite, naming `who`.
+    """
+    # Objects x rows, contiguous float64: SciPy is 15-25 % faster on the wide side.
+    table = score.detach().to("cpu", torch.float64).T.contiguous().numpy()
+    try:
+        gt, row = linear_sum_assignment(table, maximize=maximize)
+    except ValueError as error:
+        bad = int((~torch.isfinite(score)).sum())
+        raise ValueError(f"{who} expected finite scores for {score.shape[1]} objects and {score.shape[0]} priors, got "
+                         f"{bad} that are not finite: the predictions have diverged.") from error
+    rows, columns = torch.from_numpy(row), torch.from_numpy(gt)
+    order = rows.argsort()
+    return rows[order].to(score.device), columns[order].to(score.device)

@@ -1,0 +1,236 @@
+"""Bodies: images in, the feature maps C2..C5 (strides 4, 8, 16, 32) out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision import models
+
+from .pixels import Normalize, Style
+
+RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+CAFFE_FILES = {"resnet50": "resnet50_caffe-788b5fa3.pth", "resnet101": "resnet101_caffe-3ad79236.pth"}
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """Which body, from which weights, and what of it learns."""
+
+    name: str = "resnet50"
+    """resnet18, resnet34, resnet50, resnet101, mobilenet_v2, or timm:NAME for any timm body with features."""
+    style: Style = "caffe"
+    """What the weights were trained with. caffe: BGR, stride in the first 1x1 convolution (the papers' weights).
+    pytorch: RGB with ImageNet's mean and std, stride in the 3x3 convolution (torchvision's and timm's weights)."""
+    weights: str = "auto"
+    """A weight file (.pth or .safetensors); "imagenet" lets torchvision or timm download; "none" starts random;
+    "auto" takes a file already in torch's cache and starts random where there is none."""
+    frozen_stages: int = 1
+    """Stages that do not learn, counted from the stem: 0 the stem, 1 also C2, -1 nothing.
+    A body that starts random is never frozen."""
+    norm: Literal["frozen", "train"] = "frozen"
+    """frozen: batch norm keeps its statistics and its scale, as detectors with small batches need it."""
+
+    def __post_init__(self) -> None:
+        if self.name not in (*RESNETS, "mobilenet_v2") and not self.name.startswith("timm:"):
+            raise ValueError(f"Backbone expected a name of {(*RESNETS, 'mobilenet_v2')} or timm:NAME, "
+                             f"got {self.name!r}.")
+        if not -1 <= self.frozen_stages <= 4:
+            raise ValueError(f"Backbone expected frozen_stages from -1 to 4, got {self.frozen_stages}.")
+
+
+class Body(nn.Module):
+    """Five stages in a row, the stem first; the outputs of the last four are C2..C5.
+
+    `freeze` holds the first stages and all batch norms still; it survives `train()`.
+    """
+
+    def __init__(self, stages: list[nn.Module], channels: tuple[int, ...], config: Backbone) -> None:
+        super().__init__()
+        self.normalize = Normalize(config.style)
+        self.stages = nn.ModuleList(stages)
+        self.channels = channels
+        self.frozen_stages = config.frozen_stages
+        self.frozen_norm = config.norm == "frozen"
+        self._apply_freeze()
+
+    def _apply_freeze(self) -> None:
+        self.requires_grad_(True)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(not self.frozen_norm)
+        for stage in self.stages[: self.frozen_stages + 1]:
+            stage.requires_grad_(False)
+
+    def unfreeze(self) -> None:
+        """Lets everything learn: for a body that starts random."""
+        self.frozen_stages, self.frozen_norm = -1, False
+        self._apply_freeze()
+
+    def train(self, mode: bool = True) -> Body:
+        super().train(mode)
+        for i, stage in enumerate(self.stages):
+            for module in stage.modules():
+                if isinstance(module, nn.BatchNorm2d) and (self.frozen_norm or i <= self.frozen_stages):
+                    module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features, x = [], self.normalize(images)
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features[1:]
+
+
+class TimmBody(nn.Module):
+    """A timm body with its features of strides 4..32 (the last ones it has)."""
+
+    def __init__(self, config: Backbone) -> None:
+        super().__init__()
+        try:
+            import timm
+        except ImportError as error:
+            raise ValueError(f"Backbone {config.name!r} needs timm, which is not installed: "
+                             "pip install 'bifocals[timm]'.") from error
+        name = config.name.removeprefix("timm:")
+        if not timm.is_model(name):
+            close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "none with a like name"
+            raise ValueError(f"Backbone expected a timm model, got {name!r}; timm knows {close}.")
+        self.normalize = Normalize(config.style)
+        self.body = timm.create_model(name, features_only=True, pretrained=False)
+        wanted = [i for i, r in enumerate(self.body.feature_info.reduction()) if r in (4, 8, 16, 32)]
+        if [self.body.feature_info.reduction()[i] for i in wanted] != [4, 8, 16, 32]:
+            raise ValueError(f"Backbone expected a timm body with features of strides 4, 8, 16, 32, "
+                             f"got {name!r} with {self.body.feature_info.reduction()}.")
+        self.wanted = wanted
+        self.channels = tuple(self.body.feature_info.channels()[i] for i in wanted)
+        self.frozen_norm = config.norm == "frozen"
+        self._apply_freeze()
+
+    def _apply_freeze(self) -> None:
+        self.requires_grad_(True)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.requires_grad_(not self.frozen_norm)
+
+    def unfreeze(self) -> None:
+        """Lets everything learn: for a body that starts random."""
+        self.frozen_norm = False
+        self._apply_freeze()
+
+    def train(self, mode: bool = True) -> TimmBody:
+        super().train(mode)
+        if self.frozen_norm:
+            for module in self.body.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features = self.body(self.normalize(images))
+        return [features[i] for i in self.wanted]
+
+
+def build_backbone(config: Backbone) -> Body | TimmBody:
+    """The body that `config` names, with random weights."""
+    if config.name.startswith("timm:"):
+        return TimmBody(config)
+    if config.name == "mobilenet_v2":
+        layers = models.mobilenet_v2(weights=None).features
+        # Cut where the stride changes; the last 1x1 convolution to 1280 channels serves classification alone.
+        cuts = [(0, 2), (2, 4), (4, 7), (7, 14), (14, 18)]
+        return Body([layers[a:b] for a, b in cuts], (24, 32, 96, 320), config)
+    resnet = getattr(models, config.name)(weights=None)
+    stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
+    stages = [stem, resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
+    if config.style == "caffe":
+        for module in resnet.modules():
+            if isinstance(module, models.resnet.Bottleneck):
+                module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+    expansion = 1 if config.name in ("resnet18", "resnet34") else 4
+    return Body(stages, tuple(c * expansion for c in (64, 128, 256, 512)), config)
+
+
+def load_backbone(body: Body | TimmBody, config: Backbone) -> str:
+    """Puts the weights that `config` asks for into the body, and says in one sentence what was done.
+
+    A body for which there are no weights is unfrozen. ValueError if the file does not fit the body.
+    """
+    state, origin = _find_weights(config)
+    if state is None:
+        body.unfreeze()
+        return (f"backbone {config.name}: {origin}; it starts random, so all of it learns. Give a file with "
+                "--backbone.weights, or 'imagenet' to download.")
+    if isinstance(body, TimmBody):
+        missing, unexpected = body.body.load_state_dict(state, strict=False)
+    else:
+        missing, unexpected = body.load_state_dict(_to_stages(state, config), strict=False)
+    missing = [k for k in missing if not k.endswith("num_batches_tracked")]
+    if missing:
+        raise ValueError(f"Backbone {config.name} expected all its weights in {origin}, got a file without "
+                         f"{len(missing)} of them, {missing[0]} the first; the file also has {list(unexpected)[:3]}.")
+    return f"backbone {config.name}: {len(state)} tensors from {origin}, style {config.style}."
+
+
+def _find_weights(config: Backbone) -> tuple[dict[str, Tensor] | None, str]:
+    if config.weights == "none":
+        return None, "no weights asked for"
+    if config.weights not in ("auto", "imagenet"):
+        path = Path(config.weights)
+        if not path.is_file():
+            raise ValueError(f"Backbone expected --backbone.weights to name a file, 'auto', 'imagenet' or 'none', "
+                             f"got {config.weights!r}.")
+        return _read(path), path.name
+    if config.name.startswith("timm:"):
+        if config.weights == "auto":
+            return None, "weights 'auto' knows no cache for timm"
+        import timm
+
+        model = timm.create_model(config.name.removeprefix("timm:"), features_only=True, pretrained=True)
+        return model.state_dict(), "timm"
+    if config.style == "caffe":
+        name = CAFFE_FILES.get(config.name, "")
+    else:
+        name = models.get_model_weights(config.name).DEFAULT.url.rsplit("/", 1)[1]  # type: ignore[attr-defined]
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if name and cached.is_file():
+        return _read(cached), cached.name
+    if config.weights == "auto":
+        return None, f"no {config.style} weights in torch's cache"
+    if config.style == "caffe":
+        raise ValueError(f"Backbone weights 'imagenet' expected style 'pytorch', got 'caffe': torchvision has no "
+                         f"caffe weights; put {name or 'the file'} into {cached.parent} or name it.")
+    return models.get_model_weights(config.name).DEFAULT.get_state_dict(progress=True), "torchvision"
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    # Published files may hold half precision; the body keeps its own.
+    return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+
+
+def _to_stages(state: dict[str, Tensor], config: Backbone) -> dict[str, Tensor]:
+    """torchvision's names -> ours. Both count layers, ours from the start of each stage."""
+    names = {"conv1": "0.0", "bn1": "0.1", **{f"layer{i}": str(i) for i in range(1, 5)}}
+    renamed = {}
+    for key, value in state.items():
+        if config.name == "mobilenet_v2":
+            if not key.startswith("features."):
+                continue
+            index, rest = key.removeprefix("features.").split(".", 1)
+            stage = sum(int(index) >= start for start in (2, 4, 7, 14, 18))
+            if stage == 5:
+                continue
+            first = (0, 2, 4, 7, 14)[stage]
+            renamed[f"stages.{stage}.{int(index) - first}.{rest}"] = value
+        else:
+            head, _, rest = key.partition(".")
+            if head in names:
+                renamed[f"stages.{names[head]}.{rest}"] = value
+    return renamed

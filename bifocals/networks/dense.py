@@ -1,0 +1,87 @@
+"""Dense detectors: backbone, neck, towers and named predictors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bifocals.structures import DenseOutput, Target, make_points
+
+from .predictor import PointPredictor
+from .tower import Tower
+
+
+class DenseHead(nn.Module):
+    """Two towers and any number of named predictors over them.
+
+    share_tower: all predictors read one pair of towers (DATE); else each has a pair of its own (its Table 9). The
+    levels' scales are one set, shared by all predictors, whatever they do with them.
+    """
+
+    def __init__(
+        self,
+        predictors: Mapping[str, PointPredictor],
+        strides: Sequence[int],
+        channels: int = 256,
+        share_tower: bool = True,
+        depth: int = 4,
+    ) -> None:
+        super().__init__()
+        self.strides = tuple(strides)
+        self.share_tower = share_tower
+        self.predictors = nn.ModuleDict(predictors)
+        names = ("shared",) if share_tower else tuple(predictors)
+        self.cls_towers = nn.ModuleDict({n: Tower(channels, depth) for n in names})
+        self.box_towers = nn.ModuleDict({n: Tower(channels, depth) for n in names})
+        self.scales = nn.Parameter(torch.ones(len(self.strides)))
+
+    def forward(self, levels: list[Tensor]) -> dict[str, DenseOutput]:
+        sizes = [(x.shape[-2], x.shape[-1]) for x in levels]
+        priors = make_points(sizes, self.strides, device=levels[0].device)
+        features = {n: (self.cls_towers[n](levels), self.box_towers[n](levels)) for n in self.cls_towers}
+        outputs = {}
+        for name, predictor in self.predictors.items():
+            cls_levels, box_levels = features["shared" if self.share_tower else name]
+            outputs[name] = predictor(cls_levels, box_levels, self.scales, priors)
+        return outputs
+
+
+class DenseDetector(nn.Module):
+    """images [B, 3, H, W], RGB 0..255, H and W multiples of `size_divisor` -> a `DenseOutput` for each predictor."""
+
+    size_divisor = 32
+
+    def __init__(self, backbone: nn.Module, neck: nn.Module, head: DenseHead) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(self.head.predictors)
+
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> dict[str, DenseOutput]:
+        """The targets are not looked at: they are for networks that need them in training."""
+        return self.head(self.neck(self.backbone(images)[1:]))
+
+
+def prune(network: DenseDetector, *outputs: str) -> DenseDetector:
+    """A copy of the network with only the named outputs, and only what they need.
+
+    What the other outputs shared stays as it was, so the remaining outputs are bit-equal.
+    """
+    unknown = sorted(set(outputs) - set(network.outputs))
+    if unknown or not outputs:
+        raise ValueError(f"prune expected names of outputs, got {list(outputs)}; the network has "
+                         f"{list(network.outputs)}.")
+    pruned = copy.deepcopy(network)
+    head = pruned.head
+    for name in set(network.outputs) - set(outputs):
+        del head.predictors[name]
+        if not head.share_tower:
+            del head.cls_towers[name], head.box_towers[name]
+    return pruned

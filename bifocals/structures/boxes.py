@@ -1,0 +1,63 @@
+"""Boxes are float xyxy pixels without the legacy +1: width = x2 - x1.
+
+Letters: N, M boxes; P points. Every function accepts leading batch dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def area(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
+    """Area in square pixels; negative sides count as zero."""
+    width_height = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    return width_height[..., 0] * width_height[..., 1]
+
+
+def pairwise_iou(
+    a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B M 4"], eps: float = 1e-6
+) -> Float[Tensor, "*B N M"]:
+    """IoU of every box of `a` with every box of `b`.
+
+    Unlike `torchvision.ops.box_iou` it takes batches and returns 0, not NaN, for two boxes without area:
+    the union is clamped below at `eps` square pixels.
+    """
+    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
+    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
+    sides = (high - low).clamp(min=0)
+    intersection = sides[..., 0] * sides[..., 1]  # [N, M]
+    union = area(a)[..., :, None] + area(b)[..., None, :] - intersection
+    return intersection / union.clamp(min=eps)
+
+
+def paired_iou(a: Float[Tensor, "*N 4"], b: Float[Tensor, "*N 4"], eps: float = 1e-6) -> Float[Tensor, "*N"]:
+    """IoU of box i of `a` with box i of `b`; the union is clamped below at `eps` square pixels."""
+    low, high = torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])
+    sides = (high - low).clamp(min=0)
+    intersection = sides[..., 0] * sides[..., 1]
+    return intersection / (area(a) + area(b) - intersection).clamp(min=eps)
+
+
+def to_cxcywh(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 4"]:
+    """xyxy -> centre x, centre y, width, height."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def boxes_from_distances(points: Float[Tensor, "*#P 2"], distances: Float[Tensor, "*P 4"]) -> Float[Tensor, "*P 4"]:
+    """Boxes whose sides lie `distances` = (left, top, right, bottom) pixels from the point."""
+    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+
+
+def distances_from_boxes(points: Float[Tensor, "*#P 2"], boxes: Float[Tensor, "*P 4"]) -> Float[Tensor, "*P 4"]:
+    """(left, top, right, bottom) pixels from the point to the sides; negative where the point lies outside."""
+    return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+
+
+def clip_boxes(boxes: Float[Tensor, "*N 4"], size_hw: tuple[int, int]) -> Float[Tensor, "*N 4"]:
+    """Boxes cut to an image of `size_hw` pixels: x to [0, W], y to [0, H]."""
+    height, width = size_hw
+    limit = boxes.new_tensor([width, height, width, height])
+    return torch.minimum(boxes.clamp(min=0), limit)

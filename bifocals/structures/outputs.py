@@ -1,0 +1,82 @@
+"""What networks return and what evaluation reads.
+
+Letters: B images, P priors, C classes, N detections of an image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from .priors import Priors
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The output of a dense head for one image, without gradient: what an assigner may look at."""
+
+    logits: Float[Tensor, "P C"]
+    boxes: Float[Tensor, "P 4"]
+    deltas: Float[Tensor, "P 4"]
+    quality: Float[Tensor, "P"] | None = None
+
+
+@dataclass(frozen=True)
+class DenseOutput:
+    """The output of a dense head for a batch.
+
+    logits: class logits, before the sigmoid. deltas: the box as the head encodes it. boxes: the same decoded,
+    xyxy pixels of the padded canvas, not clipped. quality: a logit of how good the box is (centerness, IoU), or None.
+    """
+
+    logits: Float[Tensor, "B P C"]
+    deltas: Float[Tensor, "B P 4"]
+    boxes: Float[Tensor, "B P 4"]
+    priors: Priors
+    quality: Float[Tensor, "B P"] | None = None
+
+    @property
+    def num_classes(self) -> int:
+        return self.logits.shape[-1]
+
+    def detach(self) -> DenseOutput:
+        quality = None if self.quality is None else self.quality.detach()
+        return DenseOutput(self.logits.detach(), self.deltas.detach(), self.boxes.detach(), self.priors, quality)
+
+    def prediction(self, image: int) -> Prediction:
+        """Image number `image` of the batch, detached."""
+        quality = None if self.quality is None else self.quality[image].detach()
+        return Prediction(
+            self.logits[image].detach(), self.boxes[image].detach(), self.deltas[image].detach(), quality
+        )
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The objects found in one image, best first: xyxy pixels of the original image, scores in [0, 1]."""
+
+    boxes: Float[Tensor, "N 4"]
+    scores: Float[Tensor, "N"]
+    labels: Int64[Tensor, "N"]
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def cpu(self) -> Detections:
+        return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu())
+
+    def above(self, score: float) -> Detections:
+        """Those with a score above `score`."""
+        keep = self.scores > score
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
+
+    @staticmethod
+    def empty(device: torch.device | str = "cpu") -> Detections:
+        return Detections(
+            torch.zeros(0, 4, device=device),
+            torch.zeros(0, device=device),
+            torch.zeros(0, dtype=torch.int64, device=device),
+        )

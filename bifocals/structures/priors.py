@@ -1,0 +1,59 @@
+"""Priors: the places where a dense head predicts, points or anchors.
+
+Letters: P priors of all levels, level-major, row-major inside a level, anchors of a location last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Priors:
+    """Points of a pyramid, fine level first.
+
+    points: (x, y) pixels. strides: pixels between neighbours of the prior's level. level_sizes: priors of each level.
+    boxes: the anchor of each prior, where the head has anchors.
+    """
+
+    points: Float[Tensor, "P 2"]
+    strides: Float[Tensor, "P"]
+    level_sizes: tuple[int, ...]
+    boxes: Float[Tensor, "P 4"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def level_index(self) -> Tensor:
+        """[P] number of the level of each prior, on the device of the points."""
+        return _per_level(range(len(self.level_sizes)), self.level_sizes, self.points.device, torch.int64)
+
+
+def make_points(
+    feature_hw: Sequence[tuple[int, int]],
+    strides: Sequence[int],
+    offset: float = 0.5,
+    device: torch.device | str = "cpu",
+) -> Priors:
+    """One point a pixel of each feature map: ((column + offset) * stride, (row + offset) * stride)."""
+    levels = []
+    for (height, width), stride in zip(feature_hw, strides, strict=True):
+        y = (torch.arange(height, device=device, dtype=torch.float32) + offset) * stride
+        x = (torch.arange(width, device=device, dtype=torch.float32) + offset) * stride
+        rows, columns = torch.meshgrid(y, x, indexing="ij")
+        levels.append(torch.stack([columns.reshape(-1), rows.reshape(-1)], dim=-1))
+    sizes = tuple(h * w for h, w in feature_hw)
+    return Priors(torch.cat(levels), _per_level(strides, sizes, device, torch.float32), sizes)
+
+
+def _per_level(
+    values: Sequence[int] | range, sizes: Sequence[int], device: torch.device | str, dtype: torch.dtype
+) -> Tensor:
+    # Filled level by level: repeat_interleave would need the sizes on the device and a sync to read them back.
+    parts = [torch.full((n,), v, device=device, dtype=dtype) for v, n in zip(values, sizes, strict=True)]
+    return torch.cat(parts)

@@ -1,0 +1,1 @@
+"""Recorded inputs and outputs of the original implementations, replayed on ours."""
