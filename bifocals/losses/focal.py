@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import sigmoid_focal_loss
 
 from bifocals.structures import Matched
 
@@ -30,7 +30,19 @@ class Focal:
 
     def __call__(self, matched: Matched) -> Tensor:
         logits = matched.output.logits
-        rows = sigmoid_focal_loss(logits, matched.class_targets, self.alpha, self.gamma)  # [B, P, C]
+        # Nearly all entries are background, so all are treated as background in two passes over [B, P, C] and the
+        # few matched ones are corrected: six times faster than building one-hot targets (benchmarks/step.py).
+        background = self._background(logits)  # [B, P, C]
+        matches = matched.matches
+        entries = matched.logits.gather(1, matched.target_labels[:, None])[:, 0]  # [M]
+        correction = (self._object(entries) - self._background(entries)) * matched.first_of_class
         if matched.counted is not None:
-            rows = rows * matched.counted[..., None]
-        return rows.sum() / matched.num_positive
+            background = background * matched.counted[..., None]
+            correction = correction * matched.counted[matches.image, matches.prior]
+        return (background.sum() + correction.sum()) / matched.num_positive
+
+    def _background(self, logits: Tensor) -> Tensor:
+        return (1 - self.alpha) * (logits.sigmoid() ** self.gamma * F.softplus(logits))
+
+    def _object(self, logits: Tensor) -> Tensor:
+        return self.alpha * ((-logits).sigmoid() ** self.gamma * F.softplus(-logits))

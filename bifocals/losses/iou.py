@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -45,7 +45,7 @@ def iou_loss(
             return complete_box_iou_loss(boxes, targets, eps=eps)
         case "ciou_gated":
             return _gated_ciou_loss(boxes, targets, eps)
-    raise ValueError(f"iou_loss knows the kinds {IoUKind.__args__}, got {kind!r}.")  # type: ignore[attr-defined]
+    raise ValueError(f"iou_loss knows the kinds {get_args(IoUKind)}, got {kind!r}.")
 
 
 def _gated_ciou_loss(boxes: Tensor, targets: Tensor, eps: float) -> Tensor:
@@ -73,8 +73,8 @@ class IoULoss:
     eps: float = 1e-7
 
     def __post_init__(self) -> None:
-        if self.kind not in IoUKind.__args__:  # type: ignore[attr-defined]
-            raise ValueError(f"IoULoss knows the kinds {IoUKind.__args__}, got {self.kind!r}.")  # type: ignore[attr-defined]
+        if self.kind not in get_args(IoUKind):
+            raise ValueError(f"IoULoss knows the kinds {get_args(IoUKind)}, got {self.kind!r}.")
         if self.weight not in ("none", "centerness"):
             raise ValueError(f"IoULoss expected weight 'none' or 'centerness', got {self.weight!r}.")
 

@@ -5,7 +5,7 @@ from .dense import DenseDetector, DenseHead, prune
 from .fpn import FPN
 from .pixels import Normalize
 from .predictor import PointPredictor, flatten_levels
-from .tower import Tower
+from .tower import Tower, Towers
 
 __all__ = [
     "FPN",
@@ -17,6 +17,7 @@ __all__ = [
     "PointPredictor",
     "TimmBody",
     "Tower",
+    "Towers",
     "build_backbone",
     "flatten_levels",
     "load_backbone",

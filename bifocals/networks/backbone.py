@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file
@@ -14,6 +14,8 @@ from torchvision import models
 from .pixels import Normalize, Style
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+# Layers of MobileNetV2, cut where the stride changes; the last 1x1 convolution serves classification alone.
+MOBILENET_CUTS = ((0, 2), (2, 4), (4, 7), (7, 14), (14, 18))
 CAFFE_FILES = {"resnet50": "resnet50_caffe-788b5fa3.pth", "resnet101": "resnet101_caffe-3ad79236.pth"}
 
 
@@ -102,13 +104,15 @@ class TimmBody(nn.Module):
             close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "none with a like name"
             raise ValueError(f"Backbone expected a timm model, got {name!r}; timm knows {close}.")
         self.normalize = Normalize(config.style)
-        self.body = timm.create_model(name, features_only=True, pretrained=False)
-        wanted = [i for i, r in enumerate(self.body.feature_info.reduction()) if r in (4, 8, 16, 32)]
-        if [self.body.feature_info.reduction()[i] for i in wanted] != [4, 8, 16, 32]:
+        self.body: nn.Module = timm.create_model(name, features_only=True, pretrained=False)
+        about: Any = self.body.feature_info
+        strides: list[int] = about.reduction()
+        wanted = [i for i, r in enumerate(strides) if r in (4, 8, 16, 32)]
+        if [strides[i] for i in wanted] != [4, 8, 16, 32]:
             raise ValueError(f"Backbone expected a timm body with features of strides 4, 8, 16, 32, "
-                             f"got {name!r} with {self.body.feature_info.reduction()}.")
+                             f"got {name!r} with {strides}.")
         self.wanted = wanted
-        self.channels = tuple(self.body.feature_info.channels()[i] for i in wanted)
+        self.channels = tuple(about.channels()[i] for i in wanted)
         self.frozen_norm = config.norm == "frozen"
         self._apply_freeze()
 
@@ -142,9 +146,7 @@ def build_backbone(config: Backbone) -> Body | TimmBody:
         return TimmBody(config)
     if config.name == "mobilenet_v2":
         layers = models.mobilenet_v2(weights=None).features
-        # Cut where the stride changes; the last 1x1 convolution to 1280 channels serves classification alone.
-        cuts = [(0, 2), (2, 4), (4, 7), (7, 14), (14, 18)]
-        return Body([layers[a:b] for a, b in cuts], (24, 32, 96, 320), config)
+        return Body([layers[a:b] for a, b in MOBILENET_CUTS], (24, 32, 96, 320), config)
     resnet = getattr(models, config.name)(weights=None)
     stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
     stages = [stem, resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
@@ -196,7 +198,7 @@ def _find_weights(config: Backbone) -> tuple[dict[str, Tensor] | None, str]:
     if config.style == "caffe":
         name = CAFFE_FILES.get(config.name, "")
     else:
-        name = models.get_model_weights(config.name).DEFAULT.url.rsplit("/", 1)[1]  # type: ignore[attr-defined]
+        name = models.get_model_weights(config.name).DEFAULT.url.rsplit("/", 1)[1]
     cached = Path(torch.hub.get_dir()) / "checkpoints" / name
     if name and cached.is_file():
         return _read(cached), cached.name
@@ -209,28 +211,24 @@ def _find_weights(config: Backbone) -> tuple[dict[str, Tensor] | None, str]:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    state = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    state: dict[str, Any] = (
+        load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    )
     state = state.get("state_dict", state)
     # Published files may hold half precision; the body keeps its own.
     return {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
 
 
 def _to_stages(state: dict[str, Tensor], config: Backbone) -> dict[str, Tensor]:
-    """torchvision's names -> ours. Both count layers, ours from the start of each stage."""
+    """torchvision's names -> ours: the layers keep theirs, the stage comes before them."""
     names = {"conv1": "0.0", "bn1": "0.1", **{f"layer{i}": str(i) for i in range(1, 5)}}
     renamed = {}
     for key, value in state.items():
-        if config.name == "mobilenet_v2":
-            if not key.startswith("features."):
-                continue
-            index, rest = key.removeprefix("features.").split(".", 1)
-            stage = sum(int(index) >= start for start in (2, 4, 7, 14, 18))
-            if stage == 5:
-                continue
-            first = (0, 2, 4, 7, 14)[stage]
-            renamed[f"stages.{stage}.{int(index) - first}.{rest}"] = value
-        else:
-            head, _, rest = key.partition(".")
-            if head in names:
-                renamed[f"stages.{names[head]}.{rest}"] = value
+        head, _, rest = key.partition(".")
+        if config.name == "mobilenet_v2" and head == "features":
+            stage = sum(int(rest.split(".")[0]) >= start for _, start in MOBILENET_CUTS)
+            if stage < len(MOBILENET_CUTS):
+                renamed[f"stages.{stage}.{rest}"] = value
+        elif head in names:
+            renamed[f"stages.{names[head]}.{rest}"] = value
     return renamed

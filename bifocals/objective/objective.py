@@ -42,7 +42,8 @@ class Objective(nn.Module):
     def forward(self, outputs: Mapping[str, DenseOutput], targets: Sequence[Target]) -> Losses:
         """Losses of a batch. ValueError if a branch reads an output that the network does not have."""
         targets = [t.without_crowd() for t in targets]
-        raw, weighted = {}, {}
+        raw: dict[str, Tensor] = {}
+        weighted: dict[str, Tensor] = {}
         device_type = next(iter(outputs.values())).logits.device.type
         # Losses sum over some ten thousand priors: they are computed in float32, whatever the network used.
         with torch.autocast(device_type, enabled=False):

@@ -1,6 +1,6 @@
 """Boxes are float xyxy pixels without the legacy +1: width = x2 - x1.
 
-Letters: N, M boxes; P points. Every function accepts leading batch dimensions.
+Letters: N, M boxes; P points. Every function accepts leading dimensions; points and boxes broadcast.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ def to_cxcywh(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N 4"]:
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
-def boxes_from_distances(points: Float[Tensor, "*#P 2"], distances: Float[Tensor, "*P 4"]) -> Float[Tensor, "*P 4"]:
+def boxes_from_distances(points: Float[Tensor, "*#P 2"], distances: Float[Tensor, "*#P 4"]) -> Float[Tensor, "... 4"]:
     """Boxes whose sides lie `distances` = (left, top, right, bottom) pixels from the point."""
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
 
-def distances_from_boxes(points: Float[Tensor, "*#P 2"], boxes: Float[Tensor, "*P 4"]) -> Float[Tensor, "*P 4"]:
+def distances_from_boxes(points: Float[Tensor, "*#P 2"], boxes: Float[Tensor, "*#P 4"]) -> Float[Tensor, "... 4"]:
     """(left, top, right, bottom) pixels from the point to the sides; negative where the point lies outside."""
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
 

@@ -104,6 +104,16 @@ class Matched:
         return targets
 
     @cached_property
+    def first_of_class(self) -> Bool[Tensor, "M"]:
+        """True for the first pair of each (image, prior, class): a prior may answer for two objects of one class."""
+        matches = self.matches
+        prior = matches.image * len(self.output.priors) + matches.prior
+        key, order = (prior * self.output.num_classes + self.target_labels).sort(stable=True)
+        first = torch.ones_like(key, dtype=torch.bool)
+        first[1:] = key[1:] != key[:-1]
+        return torch.zeros_like(first).scatter(0, order, first)
+
+    @cached_property
     def counted(self) -> Bool[Tensor, "B P"] | None:
         """Priors that enter the classification loss; None means all of them."""
         return None if self.matches.ignore is None else ~self.matches.ignore

@@ -1,0 +1,27 @@
+"""What several commands read alike from their command line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+
+def parse_nms(text: str) -> float | Literal["default"] | None:
+    """`none` -> None, `0.6` -> 0.6, `default` stays. ValueError for anything else."""
+    if text == "default":
+        return "default"
+    if text == "none":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise ValueError(f"--nms expected none or an IoU above 0 and up to 1, got {text!r}.")
+    return value
+
+
+def parse_device(name: str) -> torch.device:
+    """`auto` -> a CUDA device where there is one, else the CPU."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

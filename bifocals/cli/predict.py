@@ -1,0 +1,73 @@
+"""bifocals predict WORKDIR IMAGE|DIR..."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from bifocals.data import eval_transform
+from bifocals.predict import predict
+from bifocals.train import load
+
+from .options import parse_device, parse_nms
+
+
+def run(argv: list[str]) -> int:
+    tyro.cli(predict_run, args=argv, prog="bifocals predict")
+    return 0
+
+
+def predict_run(
+    workdir: tyro.conf.Positional[Path],
+    images: tyro.conf.Positional[tuple[Path, ...]],
+    out: Path | None = None,
+    score: float = 0.3,
+    output: str = "",
+    nms: str = "default",
+    weights: Literal["best", "last"] | None = None,
+    device: str = "auto",
+    precision: Literal["fp32", "bf16"] = "fp32",
+) -> None:
+    """Finds objects in pictures: draws them, and writes results.json (COCO results) and images.json.
+
+    Args:
+        workdir: A work directory of bifocals train.
+        images: Pictures, and folders of pictures.
+        out: Folder of the results; WORKDIR/predictions where none is named.
+        score: Detections above this score are drawn; results.json holds all of them.
+        output: The output of the network, one2one or one2many; the one for inference where none is named.
+        nms: none, or the IoU of the non-maximum suppression; what the recipe says where it is not given.
+        weights: best or last; the best where there are any.
+        device: auto, cpu or cuda.
+        precision: Arithmetic of the network.
+    """
+    if not images:
+        raise ValueError("bifocals predict expected pictures or folders after the work directory, got none.")
+    trained = load(workdir, weights)
+    output = output or trained.experiment.output
+    if output not in trained.experiment.postprocess:
+        raise ValueError(f"bifocals predict expected an output of {sorted(trained.experiment.postprocess)}, "
+                         f"got {output!r}.")
+    postprocess = trained.experiment.postprocess[output]
+    suppression = parse_nms(nms)
+    if suppression != "default":
+        postprocess = replace(postprocess, nms=suppression)
+    folder = out or workdir / "predictions"
+    found = predict(
+        trained.network,
+        images,
+        transform=eval_transform(trained.experiment.input),
+        postprocess=postprocess,
+        output=output,
+        classes=trained.classes,
+        category_ids=trained.category_ids,
+        out=folder,
+        score=score,
+        device=parse_device(device),
+        precision=precision,
+    )
+    shown = sum(len(p.detections.above(score)) for p in found.pictures)
+    print(f"{len(found.pictures)} pictures, {shown} objects above {score:g}, {len(found.skipped)} files skipped: {folder}")

@@ -1,0 +1,237 @@
+"""Where the images are: from a folder to checked annotations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from .annotations import Annotations
+from .checking import check_draft
+from .coco import coco_classes, read_coco
+from .dataset import philox_order
+from .defects import DataError, Defect
+from .draft import Draft, Log, apply_policy
+from .file_names import name_problem, relative_name
+from .finding import Layout, choose_split, coco_image_folders, find_layout
+from .voc import images_folder, read_voc, voc_classes
+from .yolo import read_yolo, yolo_images
+
+SplitName = Literal["train", "val", "test"]
+_SAMPLED = 100  # file names looked up to find the folder of the pictures
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where the images and their annotations are."""
+
+    root: str = ""
+    """Folder of the data set."""
+    format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    """COCO JSON, Pascal VOC XML or YOLO txt; auto finds it from the files in the folder."""
+    train: str | None = None
+    """Split to train on: its name on disk or an annotation file; found by its name where not given."""
+    val: str | None = None
+    """Split to evaluate on during training, likewise."""
+    test: str | None = None
+    """Split for the final numbers, likewise."""
+    images: str | None = None
+    """Folder of the pictures, for COCO and VOC; found from the file names where not given."""
+    classes: tuple[str, ...] = ()
+    """Class names in the order of their labels; by default those of the training split."""
+    holdout: float = 0.0
+    """Share of the training images held out as val, where the folder has no val split."""
+    one_based: bool = False
+    """VOC coordinates count from 1, as in the original Pascal VOC; else they are used as they are."""
+    on_defect: Literal["fail", "skip"] = "fail"
+    """fail: stop at any defect, listing them all; skip: leave the images concerned out whole, and list them."""
+
+    def __post_init__(self) -> None:
+        if self.format not in ("auto", "coco", "voc", "yolo"):
+            raise ValueError(f"Data expected format to be auto, coco, voc or yolo, got {self.format!r}.")
+        if self.on_defect not in ("fail", "skip"):
+            raise ValueError(f"Data expected on_defect to be fail or skip, got {self.on_defect!r}.")
+        if not 0 <= self.holdout < 1:
+            raise ValueError(f"Data expected holdout to be a share from 0 to below 1, got {self.holdout}.")
+
+
+def open_split(
+    data: Data,
+    split: SplitName,
+    log: Log | None = print,
+    *,
+    classes: Sequence[str] | None = None,
+    whole: bool = True,
+) -> Annotations:
+    """Finds format and splits, reads one, checks every record and every image, and applies `data.on_defect`.
+
+    classes: names in the order of the labels, to open a set with the classes of a trained model; by default
+    `data.classes`, else those of the training split. whole: also make sure that each picture is complete.
+    Prints what it found and why. Raises `DataError` with one line for each defect, ValueError without such a split.
+    """
+    root = _root(data)
+    layout = find_layout(root, data.format)
+    if log is not None:
+        log(f"data: {root} is {layout.format}: {layout.reason}")
+    draft, name = _read_split(data, layout, root, split, classes, log)
+    checked = check_draft(draft, whole, log)
+    annotations = apply_policy(checked, data.on_defect, f"{root}, split {name}", log)
+    if log is not None:
+        log(f"data: {split} = {name}: {annotations.summary()}")
+    return annotations
+
+
+def has_split(data: Data, split: SplitName) -> bool:
+    """Whether `open_split` would find this split."""
+    root = _root(data)
+    layout = find_layout(root, data.format)
+    if choose_split(layout, split, getattr(data, split), root) is not None:
+        return True
+    return split == "val" and data.holdout > 0 and choose_split(layout, "train", data.train, root) is not None
+
+
+def check_dataset(
+    root: str | Path | Data, log: Log | None = None, format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+) -> list[Defect]:
+    """All defects of all splits of a folder; an empty list means that it is sound. Raises ValueError without a set."""
+    data = root if isinstance(root, Data) else Data(root=str(root), format=format)
+    folder = _root(data)
+    layout = find_layout(folder, data.format)
+    if log is not None:
+        log(f"data: {folder} is {layout.format}: {layout.reason}")
+    defects: list[Defect] = []
+    for split in ("train", "val", "test"):
+        if choose_split(layout, split, getattr(data, split), folder) is None:
+            continue
+        try:
+            draft, name = _read_split(data, layout, folder, split, None, log)
+            draft = check_draft(draft, log=log)
+        except DataError as error:
+            defects += error.defects or [Defect(str(folder), f"split {split}", str(error), "it", fatal=True)]
+            continue
+        defects += draft.defects
+        if log is not None:
+            log(f"data: {split} = {name}: {draft.annotations.summary()}")
+    return list(dict.fromkeys(defects))
+
+
+def _root(data: Data) -> Path:
+    if not data.root:
+        raise ValueError("Data expected the folder of a data set as root, got none; give it with --data.root.")
+    return Path(data.root).expanduser()
+
+
+def _read_split(
+    data: Data, layout: Layout, root: Path, split: SplitName, classes: Sequence[str] | None, log: Log | None
+) -> tuple[Draft, str]:
+    chosen = choose_split(layout, split, getattr(data, split), root)
+    held_out = split in ("train", "val") and data.holdout > 0 and choose_split(layout, "val", data.val, root) is None
+    if chosen is None and split == "val" and held_out:
+        chosen = choose_split(layout, "train", data.train, root)
+    if chosen is None:
+        found = ", ".join(layout.splits) or "none"
+        hint = " or hold some of the training images out with --data.holdout 0.2" if split == "val" else ""
+        raise ValueError(f"{root} expected a {split} split, got {found}; name one with --data.{split}{hint}.")
+    name, file = chosen
+    names = classes or data.classes or _training_classes(data, layout, root, split, held_out)
+    if layout.format == "coco":
+        draft = read_coco(
+            file, lambda files: _image_folder(data, root, file, name, files, log), root=root, classes=names, log=log
+        )
+    elif layout.format == "voc":
+        folder, images, listing = _voc_folders(data, root, file)
+        draft = read_voc(folder, images, listing, root=root, classes=names, one_based=data.one_based)
+    else:
+        assert layout.yolo is not None
+        draft = read_yolo(yolo_images(layout.yolo, name, root), layout.yolo.names, root=root, classes=names, log=log)
+    if layout.format != "coco" and log is not None:
+        listed = ", ".join(f"{label} {name}" for label, name in enumerate(draft.annotations.classes))
+        log(f"data: labels: {listed}")
+    if held_out:
+        draft = _hold_out(draft, data.holdout, split, log)
+    return draft, name
+
+
+def _training_classes(data: Data, layout: Layout, root: Path, split: str, held_out: bool) -> tuple[str, ...] | None:
+    """The classes of the training split, None where the split to be read is that one or where there is none."""
+    if split == "train" or held_out or layout.format == "yolo":
+        return None
+    chosen = choose_split(layout, "train", data.train, root)
+    if chosen is None:
+        return None
+    file = chosen[1]
+    if layout.format == "coco":
+        return coco_classes(file, relative_name(file, root))
+    folder, _, listing = _voc_folders(data, root, file)
+    return voc_classes(folder, listing, root)
+
+
+def _voc_folders(data: Data, root: Path, file: Path) -> tuple[Path, Path, Path | None]:
+    """The folders of the XML files and of the pictures, and the list of names."""
+    if file.is_dir():
+        images = root if file.name == "Annotations" else file
+        return file, _given(data, root) or images_folder(images), None
+    return root / "Annotations", _given(data, root) or images_folder(root), file
+
+
+def _given(data: Data, root: Path) -> Path | None:
+    if data.images is None:
+        return None
+    folder = next((p for p in (root / data.images, Path(data.images)) if p.is_dir()), None)
+    if folder is None:
+        raise ValueError(f"data.images expected a folder, got {data.images!r}, which is none in {root}.")
+    return folder
+
+
+def _image_folder(data: Data, root: Path, file: Path, name: str, files: Sequence[str], log: Log | None) -> Path:
+    """The folder where most of a sample of the file names are."""
+    given = _given(data, root)
+    folders = [given] if given is not None else coco_image_folders(root, file, name)
+    sample = [f for f in files[:: max(1, len(files) // _SAMPLED)] if name_problem(f) is None]
+    counts = [sum(os.path.lexists(folder / f) for f in sample) for folder in folders]
+    best = int(np.argmax(counts)) if counts else 0
+    if sample and given is None and (not counts or counts[best] == 0):
+        looked = ", ".join(relative_name(folder, root) for folder in folders) or "no folder"
+        what = "expected the picture in one of the folders of the set"
+        raise DataError(
+            f"{relative_name(file, root)}: {what}, got none of {len(sample)} file names in {looked}; "
+            "name the folder with --data.images.",
+            [Defect(relative_name(file, root), f"file_name {sample[0]}", what, f"none in {looked}", fatal=True)],
+        )
+    folder = folders[best] if folders else file.parent
+    if log is not None:
+        shown = relative_name(folder, root)
+        log(
+            f"data: {name}: pictures in {'the folder itself' if shown == '.' else shown}, where "
+            f"{counts[best] if counts else 0} of {len(sample)} file names looked up are"
+        )
+    return folder
+
+
+def _hold_out(draft: Draft, share: float, split: str, log: Log | None) -> Draft:
+    """Every image falls to train or val by a draw of its own place in the set, the same at each call."""
+    num = len(draft.annotations)
+    order = philox_order(0, 0, num)
+    cut = round(num * share)
+    kept = np.sort(order[:cut] if split == "val" else order[cut:])
+    place = {int(old): new for new, old in enumerate(kept)}
+    rows = np.isin(draft.annotations.image_index(), kept)
+    defects = tuple(
+        replace(d, images=tuple(place[i] for i in d.images if i in place))
+        for d in draft.defects
+        if not d.images or any(i in place for i in d.images)
+    )
+    sources = (
+        draft.sources
+        if isinstance(draft.sources, str)
+        else type(draft.sources).pack(draft.sources[int(i)] for i in kept)
+    )
+    if log is not None:
+        log(f"data: no val split: {cut} of {num} training images are held out as val")
+    return replace(
+        draft, annotations=draft.annotations.subset(kept), records=draft.records[rows], sources=sources, defects=defects
+    )

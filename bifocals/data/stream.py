@@ -1,0 +1,201 @@
+"""Endless training batches and exact evaluation batches, the same for any number of workers and processes.
+
+Position k of the training stream is image order(seed, k // I)[k % I]: no state, so a run continues anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from bifocals.structures import Batch, Target
+
+from .annotations import Annotations
+from .dataset import DetectionDataset, philox_order
+from .transforms import Transform
+
+Sample = tuple[Tensor, Target]
+
+
+def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
+    """One batch; images padded with zeros, right and bottom, to a common size that `divisor` divides."""
+    return Batch(_pad([image for image, _ in samples], divisor), tuple(target for _, target in samples))
+
+
+def train_stream(
+    annotations: Annotations,
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int,
+    first_step: int,
+    total_steps: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    divisor: int = 32,
+    pin_memory: bool = False,
+    context: str | None = None,
+) -> Stream:
+    """The batches of steps first_step to total_steps - 1 that belong to `rank`.
+
+    The global batch of step s holds positions s * batch_size to (s + 1) * batch_size - 1 of the stream; each rank
+    takes its contiguous share. `context`: how workers start (fork, spawn, forkserver), None for the system's habit.
+    Raises ValueError where batch_size is not a multiple of world_size or there are no images.
+    """
+    _require_ranks(rank, world_size)
+    if batch_size < 1 or batch_size % world_size:
+        raise ValueError(f"train_stream expected a batch_size that {world_size} processes can share, got {batch_size}.")
+    if len(annotations) == 0:
+        raise ValueError("train_stream expected images to train on, got a set of 0 images.")
+    keys = _TrainKeys(len(annotations), seed, batch_size, first_step, total_steps, rank, world_size)
+    dataset = DetectionDataset(annotations, transform, seed)
+    return _stream(dataset, keys, workers, divisor, pin_memory, context)
+
+
+def eval_stream(
+    annotations: Annotations,
+    transform: Transform,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    divisor: int = 32,
+    pin_memory: bool = False,
+    context: str | None = None,
+) -> Stream:
+    """Every image exactly once over all ranks, in the order of the set; nothing is repeated to fill a batch."""
+    _require_ranks(rank, world_size)
+    if batch_size < 1:
+        raise ValueError(f"eval_stream expected a batch_size of at least 1, got {batch_size}.")
+    mine = range(rank, len(annotations), world_size)
+    keys = [[(0, i) for i in mine[start : start + batch_size]] for start in range(0, len(mine), batch_size)]
+    return _stream(DetectionDataset(annotations, transform), keys, workers, divisor, pin_memory, context)
+
+
+class Stream:
+    """Batches in order; each iteration starts anew from the first."""
+
+    def __init__(self, loader: DataLoader, num_batches: int) -> None:
+        self._loader, self._num_batches = loader, num_batches
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        for packed in self._loader:
+            yield packed.unpack()
+
+
+class _TrainKeys(Sampler[list[tuple[int, int]]]):
+    """The (epoch, index) pairs of each step of one rank."""
+
+    def __init__(
+        self, num_images: int, seed: int, batch_size: int, first_step: int, total_steps: int, rank: int, world_size: int
+    ) -> None:
+        self.num_images, self.seed, self.batch_size = num_images, seed, batch_size
+        self.first_step, self.total_steps = first_step, total_steps
+        self.share = batch_size // world_size
+        self.skip = rank * self.share
+
+    def __len__(self) -> int:
+        return max(0, self.total_steps - self.first_step)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        orders: dict[int, np.ndarray] = {}
+        for step in range(self.first_step, self.total_steps):
+            start = step * self.batch_size + self.skip
+            keys = []
+            for position in range(start, start + self.share):
+                epoch, place = divmod(position, self.num_images)
+                if epoch not in orders:
+                    # Only this epoch and the one before can be met: a step never goes back.
+                    orders = {e: order for e, order in orders.items() if e == epoch - 1}
+                    orders[epoch] = philox_order(self.seed, epoch, self.num_images)
+                keys.append((epoch, int(orders[epoch][place])))
+            yield keys
+
+
+@dataclass(frozen=True)
+class _Packed:
+    """A batch on its way from a worker: one shared tensor, and arrays that travel as plain bytes.
+
+    A Batch would send three tensors an image, each with a file descriptor of its own.
+    """
+
+    images: Tensor
+    counts: list[int]
+    boxes: np.ndarray
+    labels: np.ndarray
+    crowd: np.ndarray
+    facts: list[tuple[tuple[int, int], tuple[int, int], int]]
+
+    def pin_memory(self) -> _Packed:
+        return _Packed(self.images.pin_memory(), self.counts, self.boxes, self.labels, self.crowd, self.facts)
+
+    def unpack(self) -> Batch:
+        parts = (torch.from_numpy(array).split(self.counts) for array in (self.boxes, self.labels, self.crowd))
+        rows = zip(*parts, self.facts, strict=True)
+        return Batch(self.images, tuple(Target(boxes, labels, crowd, *facts) for boxes, labels, crowd, facts in rows))
+
+
+def _collate_packed(samples: Sequence[Sample], divisor: int) -> _Packed:
+    targets = [target for _, target in samples]
+    return _Packed(
+        images=_pad([image for image, _ in samples], divisor),
+        counts=[len(t.labels) for t in targets],
+        boxes=torch.cat([t.boxes for t in targets]).numpy(),
+        labels=torch.cat([t.labels for t in targets]).numpy(),
+        crowd=torch.cat([t.crowd for t in targets]).numpy(),
+        facts=[(t.size_hw, t.original_hw, t.image_id) for t in targets],
+    )
+
+
+def _pad(images: Sequence[UInt8[Tensor, "3 _ _"]], divisor: int) -> UInt8[Tensor, "B 3 H W"]:
+    height, width = (-(-max(image.shape[axis] for image in images) // divisor) * divisor for axis in (1, 2))
+    shape = (len(images), 3, height, width)
+    if torch.utils.data.get_worker_info() is None:
+        canvas = torch.zeros(shape, dtype=torch.uint8)
+    else:  # written where the main process will read it, which saves a copy
+        storage = torch.UntypedStorage._new_shared(int(np.prod(shape)))
+        canvas = torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape).zero_()  # type: ignore[call-overload]
+    for slot, image in zip(canvas, images, strict=True):
+        slot[:, : image.shape[1], : image.shape[2]] = image
+    return canvas
+
+
+def _stream(
+    dataset: DetectionDataset,
+    keys: Sampler[list[tuple[int, int]]] | list[list[tuple[int, int]]],
+    workers: int,
+    divisor: int,
+    pin_memory: bool,
+    context: str | None,
+) -> Stream:
+    if workers < 0:
+        raise ValueError(f"A stream expected 0 or more workers, got {workers}.")
+    collate_packed: Callable[[Sequence[Sample]], _Packed] = partial(_collate_packed, divisor=divisor)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=keys,
+        num_workers=workers,
+        collate_fn=collate_packed,
+        pin_memory=pin_memory,
+        multiprocessing_context=context if workers else None,
+        # Else the loader would draw its workers' seed from the global generator, which belongs to the network.
+        generator=torch.Generator().manual_seed(0),
+    )
+    return Stream(loader, len(loader))
+
+
+def _require_ranks(rank: int, world_size: int) -> None:
+    if not 0 <= rank < world_size:
+        raise ValueError(f"A stream expected a rank from 0 to {world_size - 1}, got {rank}.")

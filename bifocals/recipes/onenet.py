@@ -1,0 +1,82 @@
+"""OneNet: end-to-end one-stage detection by classification cost, arXiv:2012.05780."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from bifocals.assign import POTO, MinCost
+from bifocals.balance import Fixed
+from bifocals.data import Data, Input
+from bifocals.losses import L1, Focal, IoULoss
+from bifocals.networks import Backbone, PointPredictor, Towers
+from bifocals.objective import DenseBranch, Objective
+from bifocals.predict import Postprocess
+from bifocals.structures import Assigner, Loss
+from bifocals.train import Experiment, Optim
+
+from .assembly import dense_network, start_from
+
+Matching = Literal["poto", "poto_minus_one", "hungarian", "argmin"]
+
+ONE2ONE_POSTPROCESS = Postprocess(score_threshold=0.01, per_level=100, max_detections=100, nms=None)
+
+
+def one2one_predictor(channels: int, num_classes: int) -> PointPredictor:
+    """Two convolutions: classes, and distances relu(s x) * stride."""
+    return PointPredictor(channels, num_classes, "relu")
+
+
+def one2one_branch(matching: Matching, weight: float = 1.0) -> DenseBranch:
+    """Focal loss of weight 2, L1 of weight 5 and GIoU of weight 2 (arXiv:2211.13859, Eq. 2), times `weight`."""
+    assigner: Assigner
+    match matching:
+        case "poto":
+            assigner = POTO()
+        case "poto_minus_one":
+            assigner = POTO(outside="minus_one")
+        case "hungarian" | "argmin":
+            assigner = MinCost(solver=matching)
+        case _:
+            raise ValueError(f"One-to-one matching is one of {get_args(Matching)}, got {matching!r}.")
+    losses: dict[str, Loss] = {"cls": Focal(), "l1": L1("cxcywh"), "giou": IoULoss("giou", eps=1e-6)}
+    return DenseBranch(assigner, losses, Fixed({"cls": 2.0, "l1": 5.0, "giou": 2.0}), weight=weight)
+
+
+def onenet(
+    matching: Matching = "hungarian",
+    backbone: Backbone = Backbone(),
+    towers: Towers = Towers(),
+    input: Input = Input(),
+    epochs: float = 12,
+    data: Data = Data(),
+    optim: Optim = Optim(),
+) -> Experiment:
+    """OneNet: what makes for end-to-end object detection? arXiv:2012.05780, in the form of DATE's baseline.
+
+    One-to-one assignment alone: no NMS, slow to converge.
+
+        bifocals train onenet --data.root /data/coco                   # R50 1x: the paper has 35.4 AP; not run by us
+        bifocals train onenet --matching poto --data.root /data/coco   # 36.1 AP (DATE's Table 5); not run by us
+
+    Args:
+        matching: hungarian: OneNet's cost, optimal. argmin: each object's cheapest prior. poto: quality of DeFCN, as
+            DATE uses it; poto_minus_one: with DeFCN's own treatment of the points outside.
+        backbone: The body and its weights.
+        towers: Width and depth of pyramid and towers.
+        input: Size of the images and augmentation.
+        epochs: Passes over the training images.
+        data: Where the images are.
+        optim: Optimizer and schedule.
+    """
+    output = "one2one"
+    return Experiment(
+        network=dense_network(backbone, {output: one2one_predictor}, towers=towers),
+        start=start_from(backbone),
+        objective=lambda: Objective({output: one2one_branch(matching)}),
+        postprocess={output: ONE2ONE_POSTPROCESS},
+        output=output,
+        input=input,
+        data=data,
+        optim=optim,
+        epochs=epochs,
+    )

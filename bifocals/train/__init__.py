@@ -1,0 +1,32 @@
+"""Floor 3: the training loop, its checkpoints and its records."""
+
+from .checkpoint import DamagedCheckpoint
+from .experiment import Experiment
+from .fit import fit, supervise
+from .load import Trained, load
+from .log import read_log
+from .optimizer import Optim, build_optimizer, learning_rate_factor
+from .provenance import Provenance, find_recipe, rebuild
+from .run import Run
+from .state import State
+from .stop import EXIT_CODE, Interrupted
+
+__all__ = [
+    "EXIT_CODE",
+    "DamagedCheckpoint",
+    "Experiment",
+    "Interrupted",
+    "Optim",
+    "Provenance",
+    "Run",
+    "State",
+    "Trained",
+    "build_optimizer",
+    "find_recipe",
+    "fit",
+    "learning_rate_factor",
+    "load",
+    "read_log",
+    "rebuild",
+    "supervise",
+]

@@ -1,0 +1,49 @@
+"""What a run computes: the one thing that a recipe returns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from bifocals.data import Data, Input
+from bifocals.objective import Objective
+from bifocals.predict import Postprocess
+
+from .optimizer import Optim
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Network, objective, data and schedule. Networks and objectives are built by closures: no weights exist before
+    the run. ValueError for values that cannot be run.
+    """
+
+    network: Callable[[int], nn.Module]
+    """Number of classes -> network, with random weights that depend on torch's seed alone."""
+    objective: Callable[[], Objective]
+    """The supervision; stateful parts keep their state in buffers."""
+    postprocess: Mapping[str, Postprocess]
+    """How the predictions of each output become detections."""
+    output: str
+    """The output used for inference."""
+    input: Input
+    """Sizes and augmentation of images."""
+    data: Data
+    """Where the images are."""
+    optim: Optim
+    """How weights are learned."""
+    epochs: float
+    """Passes over the training set; a fraction is allowed."""
+    start: Callable[[nn.Module], str] | None = None
+    """What is done to the network before the first step, and said in a sentence: giving the body its weights. Not
+    called when weights are loaded from a work directory for inference."""
+
+    def __post_init__(self) -> None:
+        if self.output not in self.postprocess:
+            raise ValueError(f"Experiment expected postprocess for its output {self.output!r}, got it for "
+                             f"{sorted(self.postprocess)}.")
+        if not 0 < self.epochs < math.inf:
+            raise ValueError(f"Experiment expected a positive number of epochs, got {self.epochs}.")

@@ -1,0 +1,114 @@
+"""The optimizer, and its learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Optim:
+    """How weights are learned. The defaults are DATE's (arXiv:2211.13859, 1x). ValueError for impossible values."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    """adamw (betas .9/.999, eps 1e-8) or sgd with momentum. Weight decay is on all parameters, biases too."""
+    lr: float = 4e-4
+    """Learning rate after warm-up. It is not scaled with the batch size."""
+    batch_size: int = 16
+    """Images of an optimizer step, over all processes and micro-batches."""
+    weight_decay: float = 1e-4
+    """Weight decay of every parameter that learns."""
+    backbone_lr_factor: float = 0.1
+    """Learning rate of the backbone, relative to `lr`."""
+    momentum: float = 0.9
+    """Momentum of sgd; adamw does not use it."""
+    clip_norm: float | None = 0.1
+    """Largest L2 norm of all gradients together; none leaves them as they are."""
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    """step: a tenth after each milestone. cosine: half a wave down to zero."""
+    milestones: tuple[float, ...] = (8 / 12, 11 / 12)
+    """Milestones of `step` as fractions of training."""
+    warmup_steps: int = 1000
+    """Steps of linear warm-up, on top of the schedule."""
+    warmup_factor: float = 0.001
+    """Fraction of the learning rate at the first step of the warm-up."""
+    ema: float | None = None
+    """Decay of an exponential moving average of the weights, like 0.9998; none keeps no average."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("name", ("adamw", "sgd")), ("schedule", ("step", "cosine", "constant"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"Optim expected {name} to be one of {known}, got {getattr(self, name)!r}.")
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            if value is not None and not (0 < value < math.inf):
+                raise ValueError(f"Optim expected {name} to be a positive number, got {value}.")
+        for name in ("weight_decay", "backbone_lr_factor", "momentum", "warmup_steps"):
+            if not (0 <= getattr(self, name) < math.inf):
+                raise ValueError(f"Optim expected {name} to be zero or more, got {getattr(self, name)}.")
+        if self.batch_size < 1:
+            raise ValueError(f"Optim expected batch_size to be at least 1, got {self.batch_size}.")
+        if not 0 <= self.warmup_factor <= 1:
+            raise ValueError(f"Optim expected warmup_factor in [0, 1], got {self.warmup_factor}.")
+        if not all(0 <= m <= 1 for m in self.milestones):
+            raise ValueError(f"Optim expected milestones to be fractions of training in [0, 1], "
+                             f"got {self.milestones}.")
+        if self.ema is not None and not 0 < self.ema < 1:
+            raise ValueError(f"Optim expected ema to be a decay between 0 and 1, got {self.ema}.")
+
+
+def learning_rate_factor(optim: Optim, step: int, total: int) -> float:
+    """What `optim.lr` is multiplied with at step `step` (from 0) of `total`: schedule times warm-up.
+
+    A function of the step alone, so a resumed run needs no scheduler state.
+    """
+    if optim.schedule == "step":
+        # 1e-9: 11/12 of 12 epochs is the start of the last epoch, whatever floating point makes of it.
+        factor = 0.1 ** sum(step >= math.ceil(m * total - 1e-9) for m in optim.milestones)
+    elif optim.schedule == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * step / total))
+    else:
+        factor = 1.0
+    if step < optim.warmup_steps:
+        factor *= optim.warmup_factor + (1 - optim.warmup_factor) * step / optim.warmup_steps
+    return factor
+
+
+def build_optimizer(network: nn.Module, optim: Optim) -> torch.optim.Optimizer:
+    """AdamW or SGD over the parameters that learn; parameters with equal settings share a group.
+
+    One group a parameter would cost a kernel launch each; merged, a step is a few fused kernels. The backbone is every
+    parameter whose name starts with `backbone.`. ValueError if nothing learns.
+    """
+    groups: dict[float, list[tuple[str, nn.Parameter]]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            factor = optim.backbone_lr_factor if name.startswith("backbone.") else 1.0
+            groups.setdefault(optim.lr * factor, []).append((name, parameter))
+    if not groups:
+        raise ValueError(f"build_optimizer expected a network with parameters that learn, got "
+                         f"{type(network).__name__} with none.")
+    settings = [{"params": named, "lr": lr, "base_lr": lr} for lr, named in groups.items()]
+    devices = {p.device.type for named in groups.values() for _, p in named}
+    fused = devices <= {"cpu", "cuda"}
+    if optim.name == "sgd":
+        return torch.optim.SGD(settings, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=fused)
+    return torch.optim.AdamW(settings, betas=(0.9, 0.999), eps=1e-8, weight_decay=optim.weight_decay, fused=fused)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, optim: Optim, step: int, total: int) -> float:
+    """Sets the rates of step `step` (from 0) and returns the one outside the backbone."""
+    factor = learning_rate_factor(optim, step, total)
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    return optim.lr * factor
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """L2 norm of all gradients together, a scalar on their device."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])

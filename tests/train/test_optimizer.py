@@ -1,0 +1,108 @@
+"""Learning rates by hand, and parameter groups merged by equal settings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from bifocals.train import Optim, build_optimizer, learning_rate_factor
+from bifocals.train.optimizer import gradient_norm, set_learning_rate
+
+
+class Parts(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.ModuleDict({"stem": nn.Conv2d(3, 4, 3), "deep": nn.Conv2d(4, 4, 3)})
+        self.head = nn.Sequential(nn.Conv2d(4, 4, 3), nn.GroupNorm(2, 4), nn.Conv2d(4, 1, 1))
+        self.backbone["stem"].requires_grad_(False)
+
+
+def test_warm_up_is_date_s():
+    """lr * (0.001 + 0.999 * k / 1000) at iteration k."""
+    optim = Optim(schedule="constant")
+    for k, expected in ((0, 0.001), (1, 0.001999), (500, 0.5005), (999, 0.999001), (1000, 1.0), (5000, 1.0)):
+        assert learning_rate_factor(optim, k, 87960) == pytest.approx(expected, rel=1e-12)
+
+
+def test_steps_of_the_1x_schedule():
+    """COCO: 7330 steps an epoch, a tenth at epoch 8 (step 58640) and at epoch 11 (step 80630)."""
+    optim, total = Optim(), 12 * 7330
+    for step, expected in ((58639, 1.0), (58640, 0.1), (80629, 0.1), (80630, 0.01), (87959, 0.01)):
+        assert learning_rate_factor(optim, step, total) == pytest.approx(expected, rel=1e-12)
+
+
+def test_milestones_fall_on_whole_epochs_for_any_length():
+    for per_epoch in range(1, 400):
+        factors = [learning_rate_factor(Optim(warmup_steps=0), s, 12 * per_epoch)
+                   for s in (8 * per_epoch - 1, 8 * per_epoch, 11 * per_epoch - 1, 11 * per_epoch)]
+        assert factors == pytest.approx([1, 0.1, 0.1, 0.01])
+
+
+def test_cosine_by_hand():
+    optim = Optim(schedule="cosine", warmup_steps=0)
+    assert [learning_rate_factor(optim, s, 8) for s in (0, 2, 4, 6)] == pytest.approx(
+        [1.0, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2])
+
+
+def test_warm_up_multiplies_the_schedule():
+    optim = Optim(schedule="step", milestones=(0.5,), warmup_steps=8, warmup_factor=0.5)
+    assert learning_rate_factor(optim, 2, 10) == pytest.approx(0.5 + 0.5 * 2 / 8)
+    assert learning_rate_factor(optim, 6, 10) == pytest.approx(0.1 * (0.5 + 0.5 * 6 / 8))
+
+
+def test_groups_are_merged_and_frozen_parameters_left_out():
+    network, optim = Parts(), Optim(lr=4e-4, backbone_lr_factor=0.1, weight_decay=1e-4)
+    groups = build_optimizer(network, optim).param_groups
+    assert [len(g["params"]) for g in groups] == [2, 6]
+    assert [g["lr"] for g in groups] == pytest.approx([4e-5, 4e-4])
+    assert [g["weight_decay"] for g in groups] == [1e-4, 1e-4]  # biases and norms too
+    assert [g["betas"] for g in groups] == [(0.9, 0.999)] * 2
+    assert not {"backbone.stem.weight", "backbone.stem.bias"} & {n for g in groups for n in g["param_names"]}
+
+
+def test_equal_settings_are_one_group():
+    assert len(build_optimizer(Parts(), Optim(backbone_lr_factor=1.0)).param_groups) == 1
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_rates_reach_the_groups(name):
+    optim = Optim(name, lr=0.4, warmup_steps=10, warmup_factor=0.0, schedule="constant")
+    optimizer = build_optimizer(Parts(), optim)
+    assert set_learning_rate(optimizer, optim, 5, 100) == pytest.approx(0.2)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.02, 0.2])
+    assert type(optimizer).__name__.lower() == name
+
+
+def test_one_adamw_step_by_hand():
+    """p - lr * wd * p - lr * m / (sqrt(v) + eps), and m / sqrt(v) is the gradient's sign at the first step."""
+    network = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(network.weight, 2.0)
+    optim = Optim(lr=0.1, weight_decay=0.5, warmup_steps=0, schedule="constant")
+    optimizer = build_optimizer(network, optim)
+    set_learning_rate(optimizer, optim, 0, 1)
+    network(torch.tensor([[3.0]])).sum().backward()
+    optimizer.step()
+    assert network.weight.item() == pytest.approx(2.0 - 0.1 * 0.5 * 2.0 - 0.1, abs=1e-6)
+
+
+def test_gradient_norm_is_of_all_gradients_together():
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
+    a.grad, b.grad = torch.tensor([2.0, 3.0]), torch.tensor([6.0])
+    assert gradient_norm([a, b]).item() == pytest.approx(7.0)
+
+
+def test_a_network_that_cannot_learn_is_refused():
+    with pytest.raises(ValueError, match="parameters that learn, got Linear with none"):
+        build_optimizer(nn.Linear(1, 1).requires_grad_(False), Optim())
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"name": "adam"}, "name to be one of"), ({"lr": 0.0}, "lr to be a positive number, got 0.0"),
+    ({"lr": float("nan")}, "lr"), ({"clip_norm": -1.0}, "clip_norm"), ({"batch_size": 0}, "batch_size"),
+    ({"milestones": (8, 11)}, "fractions of training"), ({"warmup_factor": 2.0}, "warmup_factor"),
+    ({"ema": 1.0}, "ema"), ({"schedule": "poly"}, "schedule"), ({"weight_decay": -0.1}, "weight_decay"),
+])  # fmt: skip
+def test_impossible_values_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        Optim(**change)
