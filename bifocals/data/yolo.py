@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -311,8 +312,13 @@ def save_yolo(
             f"save_yolo expected no crowd regions, which YOLO txt cannot mark, got "
             f"{int(annotations.crowd.sum())}; crowd='drop' makes them background."
         )
-    for i in range(len(annotations)):
-        file = Path(annotations.files[i])
+    # A folder `images` inside of the name would be taken for the one that has a `labels` beside it.
+    names = [re.sub(r"^(.*/)?images/", "", name) for name in annotations.files]
+    for name, times in Counter(str(Path(name).with_suffix("")) for name in names).items():
+        if times > 1:
+            raise ValueError(f"save_yolo expected a name of its own for each image, got {name} {times} times.")
+    for i, name in enumerate(names):
+        file = Path(name)
         label = (root / "labels" / split / file).with_suffix(".txt")
         label.parent.mkdir(parents=True, exist_ok=True)
         height, width = annotations.sizes_hw[i].tolist()

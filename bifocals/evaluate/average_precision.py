@@ -26,7 +26,7 @@ STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs
 AREAS = ("all", "small", "medium", "large")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class AveragePrecision:
     """COCO's 12 numbers and what they are made of.
 
@@ -34,21 +34,26 @@ class AveragePrecision:
     an area range without objects, and those of a class without objects. Crowd regions are no objects.
 
     stats: the 12 numbers by their names in `STATS`; "AR100" is the recall at `max_detections`.
-    ap, ap50: of each class, all areas. precision, recall: of each class, all areas, at `max_detections`.
+    class_ap, class_ap50: of each class, all areas. precision, recall: of each class, all areas, at `max_detections`.
     """
 
     stats: dict[str, float]
-    ap: Float[np.ndarray, "C"]
-    ap50: Float[np.ndarray, "C"]
+    class_ap: Float[np.ndarray, "C"]
+    class_ap50: Float[np.ndarray, "C"]
     precision: Float[np.ndarray, "T R C"]
     recall: Float[np.ndarray, "T C"]
 
+    @property
+    def ap(self) -> float:
+        """COCO's AP: the mean over IoU .5 to .95 and classes."""
+        return self.stats["AP"]
+
     def to_json(self, classes: tuple[str, ...] | None = None) -> dict[str, Any]:
         """The 12 numbers and the two per class; NaN becomes None. Classes are named where `classes` is given."""
-        names = classes if classes is not None else tuple(str(c) for c in range(len(self.ap)))
+        names = classes if classes is not None else tuple(str(c) for c in range(len(self.class_ap)))
         per_class = {
             name: {"AP": _or_none(ap), "AP50": _or_none(ap50)}
-            for name, ap, ap50 in zip(names, self.ap.tolist(), self.ap50.tolist(), strict=True)
+            for name, ap, ap50 in zip(names, self.class_ap.tolist(), self.class_ap50.tolist(), strict=True)
         }
         return {**{name: _or_none(value) for name, value in self.stats.items()}, "per_class": per_class}
 
@@ -127,8 +132,8 @@ def coco_average_precision(
     of_class50 = [_mean(precision[0, :, c, 0, 2]) for c in range(num_classes)]
     return AveragePrecision(
         stats=dict(zip(STATS, found, strict=True)),
-        ap=np.array(of_class, dtype=np.float64),
-        ap50=np.array(of_class50, dtype=np.float64),
+        class_ap=np.array(of_class, dtype=np.float64),
+        class_ap50=np.array(of_class50, dtype=np.float64),
         precision=precision[..., 0, 2],
         recall=recall[..., 0, 2],
     )

@@ -28,7 +28,7 @@ COMPARED_NMS = 0.6
 """The IoU of the class-wise NMS that an NMS-free output is compared with."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """What an output of a network is worth on an annotated set.
 
@@ -57,7 +57,7 @@ class Evaluation:
     @property
     def ap(self) -> float:
         """COCO's AP, the mean over IoU .5 to .95: the number that chooses the best weights."""
-        return self.result.stats["AP"]
+        return self.result.ap
 
     def to_json(self) -> dict[str, Any]:
         """Everything but the detections, as values that JSON has; NaN becomes None."""
@@ -87,7 +87,8 @@ class Evaluation:
         speed = f"{self.images_per_second:.1f} images/s: {self.protocol}"
         lines.append(f"duplicate rate {self.duplicate_rate:.4f}; {speed}")
         width = max([len(name) for name in self.classes], default=0)
-        for name, ap, ap50 in zip(self.classes, self.result.ap.tolist(), self.result.ap50.tolist(), strict=True):
+        per_class = (self.result.class_ap.tolist(), self.result.class_ap50.tolist())
+        for name, ap, ap50 in zip(self.classes, *per_class, strict=True):
             lines.append(f"  {name:<{width}}  AP {_short(ap)}  AP50 {_short(ap50)}")
         return "\n".join(lines)
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from bifocals.structures import Detections
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PackedDetections:
     """Detection d lies in image number `image[d]` of the annotations; inside an image the order is kept."""
 
@@ -29,7 +29,8 @@ def pack(detections: Mapping[int, Detections], image_ids: np.ndarray, num_classe
     """Flat arrays of the detections of each image id, images in the order of `image_ids`.
 
     ValueError for an image id that is not in `image_ids`, a label outside 0..num_classes-1, and a box or score that is
-    not finite.
+    not finite. Numbers become float64, so that boxes given as such (COCO results read from a file) stay exact: 1e-7
+    pixels decide whether an IoU reaches a threshold.
     """
     number = {int(image_id): i for i, image_id in enumerate(image_ids)}
     unknown = [image_id for image_id in detections if int(image_id) not in number]
@@ -42,9 +43,9 @@ def pack(detections: Mapping[int, Detections], image_ids: np.ndarray, num_classe
     image = np.repeat(np.array([i for i, _ in found], dtype=np.int64), counts)
     empty = Detections.empty()
     parts = [of_image for _, of_image in found] or [empty]
-    boxes = torch.cat([d.boxes for d in parts]).float().cpu().numpy()
+    boxes = torch.cat([d.boxes for d in parts]).double().cpu().numpy()
     labels = torch.cat([d.labels for d in parts]).cpu().numpy()
-    scores = torch.cat([d.scores for d in parts]).float().cpu().numpy()
+    scores = torch.cat([d.scores for d in parts]).double().cpu().numpy()
     finite = np.isfinite(boxes).all(axis=1) & np.isfinite(scores)
     if not finite.all():
         first = int(np.flatnonzero(~finite)[0])

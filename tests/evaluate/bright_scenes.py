@@ -1,4 +1,4 @@
-"""A tiny data set whose objects are bright cells, a network that sees them, and its evaluation in one of many processes.
+"""A tiny data set whose objects are bright cells, a network that sees them, and its evaluation by one of many ranks.
 
 Processes that are spawned import this module by its name, so it does not live in a conftest.
 """
@@ -78,18 +78,21 @@ def run(annotations: Annotations, output: str = "free", **settings: object) -> E
                     **settings)  # type: ignore[arg-type]
 
 
-def run_as_rank(rank: int, world: int, folder: str, num_images: int) -> None:
-    """One process of a distributed evaluation; every rank writes what it was given."""
+def run_as_rank(rank: int, world: int, folder: str, numbers: tuple[int, ...]) -> None:
+    """One process of distributed evaluations of sets of these many images; every rank writes what it was given."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    result = run(draw_set_again(folder, num_images), batch_size=1)
-    found = {i: (d.boxes, d.scores, d.labels) for i, d in result.detections.items()}
-    record = {"stats": result.stats, "with": result.with_nms.stats, "rate": result.duplicate_rate, "found": found}
-    torch.save(record, f"{folder}/rank{rank}.pt")
+    for number in numbers:
+        result = run(draw_set_again(folder, number), batch_size=1)
+        assert result.with_nms is not None
+        found = {i: (d.boxes, d.scores, d.labels) for i, d in result.detections.items()}
+        record = {"stats": result.stats, "with": result.with_nms.stats, "rate": result.duplicate_rate, "found": found}
+        torch.save(record, f"{folder}/rank{rank}_{number}.pt")
     dist.destroy_process_group()
 
 
 def draw_set_again(folder: str, num_images: int) -> Annotations:
-    scenes = Path(folder) / "scenes"
+    """Ranks draw in turns or at once: each process writes to a folder of its own."""
+    scenes = Path(folder) / f"{num_images}_{dist.get_rank() if dist.is_initialized() else 'one'}"
     scenes.mkdir(exist_ok=True)
     return draw_set(scenes, num_images)

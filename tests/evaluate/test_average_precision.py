@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from bifocals.data import Annotations, load_coco
+from bifocals.data import load_coco
 from bifocals.evaluate import AveragePrecision, average_precision, coco_average_precision
 from bifocals.evaluate.average_precision import STATS
-from bifocals.structures import Detections
+from tests.evaluate.by_hand import annotated, found
 
 # shared/data/README.md
 EVAL_NUMBERS = (.5045806987, .6969727247, .5729816670, .5856257209, .5193996948, .5013978986,
@@ -25,32 +24,9 @@ def xyxy(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
-def annotated(
-    rows: list[tuple[int, list[float], int]], num_images: int = 2, num_classes: int = 1, image_ids: object = None,
-    crowd: object = None, area: object = None,
-) -> Annotations:
-    """Annotations of (image, xyxy, label), sorted by image."""
-    boxes = np.array([row[1] for row in rows], dtype=np.float64).reshape(-1, 4)
-    counts = np.bincount([row[0] for row in rows], minlength=num_images) if rows else np.zeros(num_images, dtype=int)
-    return Annotations(
-        root=Path("."), files=[f"{i}.jpg" for i in range(num_images)],  # type: ignore[arg-type]
-        image_ids=np.array(range(num_images) if image_ids is None else image_ids, dtype=np.int64),
-        sizes_hw=np.full((num_images, 2), 100, dtype=np.int32), offsets=np.concatenate([[0], np.cumsum(counts)]),
-        boxes=boxes, labels=np.array([row[2] for row in rows], dtype=np.int64),
-        crowd=np.zeros(len(rows), dtype=bool) if crowd is None else np.array(crowd),
-        area=(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) if area is None else np.array(area, dtype=np.float64),
-        classes=tuple(str(c) for c in range(num_classes)), category_ids=tuple(range(num_classes)),
-    )
-
-
-def found(*rows: tuple[list[float], float, int]) -> Detections:
-    return Detections(torch.tensor([r[0] for r in rows], dtype=torch.float32).reshape(-1, 4),
-                      torch.tensor([r[1] for r in rows], dtype=torch.float32),
-                      torch.tensor([r[2] for r in rows], dtype=torch.int64))
-
-
 BOX = [10.0, 10.0, 50.0, 50.0]
 AWAY = [60.0, 60.0, 90.0, 90.0]
+ONE = pytest.approx(1, abs=1e-12)  # COCO adds an epsilon to the divisor of the precision
 
 
 @pytest.mark.parametrize("case", ["coco_ap", "coco_ap_dense"])
@@ -64,8 +40,8 @@ def test_golden(shared: Path, case: str) -> None:
     )
     assert list(result.stats) == list(STATS)
     np.testing.assert_allclose(list(result.stats.values()), d["stats"], atol=1e-6)
-    np.testing.assert_allclose(result.ap, d["ap_per_class"], atol=1e-6)
-    np.testing.assert_allclose(result.ap50, d["ap50_per_class"], atol=1e-6)
+    np.testing.assert_allclose(result.class_ap, d["ap_per_class"], atol=1e-6)
+    np.testing.assert_allclose(result.class_ap50, d["ap50_per_class"], atol=1e-6)
     np.testing.assert_allclose(np.nan_to_num(result.precision[:, ::10], nan=-1), d["precision_all"], atol=1e-6)
     np.testing.assert_allclose(result.recall, d["recall_all"], atol=1e-6)
 
@@ -120,13 +96,13 @@ def test_an_image_without_detections_counts() -> None:
     result = average_precision({0: found((BOX, 0.9, 0))}, annotations)
     assert result.stats["AR100"] == 0.5
     assert result.stats["AP"] == pytest.approx(51 / 101)  # recall points 0, .01, ..., .50
-    assert average_precision({0: found((BOX, 0.9, 0)), 1: found((BOX, 0.2, 0))}, annotations).stats["AP"] == 1
+    assert average_precision({0: found((BOX, 0.9, 0)), 1: found((BOX, 0.2, 0))}, annotations).stats["AP"] == ONE
 
 
 def test_a_wrong_detection_before_a_right_one_costs_half() -> None:
     annotations = annotated([(0, BOX, 0)])
     assert average_precision({0: found((AWAY, 0.9, 0), (BOX, 0.8, 0))}, annotations).stats["AP"] == pytest.approx(0.5)
-    assert average_precision({0: found((BOX, 0.9, 0), (AWAY, 0.8, 0))}, annotations).stats["AP"] == 1
+    assert average_precision({0: found((BOX, 0.9, 0), (AWAY, 0.8, 0))}, annotations).stats["AP"] == ONE
 
 
 def test_iou_thresholds() -> None:
@@ -138,14 +114,14 @@ def test_iou_thresholds() -> None:
 def test_a_detection_in_a_crowd_is_neither_right_nor_wrong() -> None:
     rows = [(0, BOX, 0), (0, [55.0, 55, 95, 95], 0)]
     detections = {0: found((AWAY, 0.9, 0), ([56, 56, 80, 80], 0.85, 0), (BOX, 0.8, 0))}
-    assert average_precision(detections, annotated(rows, crowd=[False, True])).stats["AP"] == 1
+    assert average_precision(detections, annotated(rows, crowd=[False, True])).stats["AP"] == ONE
     assert average_precision(detections, annotated(rows[:1])).stats["AP"] == pytest.approx(1 / 3)
 
 
 def test_the_given_area_decides_the_size_of_an_object() -> None:
     annotations = annotated([(0, BOX, 0)], area=[500.0])  # the box has 1600
     result = average_precision({0: found((BOX, 0.9, 0))}, annotations)
-    assert (result.stats["APs"], result.stats["AR100"]) == (1, 1)
+    assert (result.stats["APs"], result.stats["AR100"]) == (ONE, 1)
     assert math.isnan(result.stats["APm"])
 
 
@@ -154,13 +130,13 @@ def test_what_does_not_exist_is_nan() -> None:
     for detections in ({}, {0: found((BOX, 0.9, 0))}):
         result = average_precision(detections, nothing)
         assert all(math.isnan(value) for value in result.stats.values())
-        assert np.isnan(result.ap).all()
+        assert np.isnan(result.class_ap).all()
     assert result.to_json(("a", "b"))["AP"] is None
     # A class without objects is left out of the mean, even if it is detected.
     result = average_precision({0: found((BOX, 0.9, 0), (BOX, 0.9, 1))}, annotated([(0, BOX, 0)], num_classes=2))
-    assert result.stats["AP"] == result.ap[0] == 1
-    assert math.isnan(result.ap[1])
-    assert result.to_json(("a", "b"))["per_class"] == {"a": {"AP": 1, "AP50": 1}, "b": {"AP": None, "AP50": None}}
+    assert result.ap == result.class_ap[0] == ONE
+    assert math.isnan(result.class_ap[1])
+    assert result.to_json(("a", "b"))["per_class"] == {"a": {"AP": ONE, "AP50": ONE}, "b": {"AP": None, "AP50": None}}
     # Objects without any detection are AP 0, not NaN. A crowd region alone is no object.
     assert average_precision({}, annotated([(0, BOX, 0)])).stats["AP"] == 0
     assert math.isnan(average_precision({}, annotated([(0, BOX, 0)], crowd=[True])).stats["AP"])

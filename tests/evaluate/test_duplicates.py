@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_average_precision import annotated, found
 
 from bifocals.evaluate import duplicate_rate
 from bifocals.structures import Detections
+from tests.evaluate.by_hand import annotated, found
 
 BOX = [0.0, 0.0, 100.0, 100.0]
 NEAR = [0.0, 0.0, 100.0, 90.0]  # IoU with BOX .9

@@ -6,14 +6,14 @@ import json
 import math
 from pathlib import Path
 
-import bright_scenes
 import pytest
 import torch
 import torch.multiprocessing
-from bright_scenes import Bright, draw_set, run
 
 from bifocals.data import Annotations
 from bifocals.evaluate import Evaluation, evaluate
+from tests.evaluate import bright_scenes
+from tests.evaluate.bright_scenes import Bright, draw_set, run
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +92,19 @@ def test_unknown_outputs_are_refused(annotations: Annotations) -> None:
         run(annotations, "best")
 
 
-@pytest.mark.parametrize("num_images", [5, 1])
-def test_two_processes_are_one(tmp_path: Path, num_images: int) -> None:
+def test_two_processes_are_one(tmp_path: Path) -> None:
     """An odd number of images, and a rank without any: each image counts once, and all ranks know all."""
-    torch.multiprocessing.spawn(bright_scenes.run_as_rank, (2, str(tmp_path), num_images), nprocs=2)  # type: ignore[no-untyped-call]
-    one = run(bright_scenes.draw_set_again(str(tmp_path), num_images), batch_size=1)
-    for rank in range(2):
-        record = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+    numbers = (5, 1)
+    torch.multiprocessing.spawn(bright_scenes.run_as_rank, (2, str(tmp_path), numbers), nprocs=2)  # type: ignore[no-untyped-call]
+    for number, rank in [(number, rank) for number in numbers for rank in range(2)]:
+        one = run(bright_scenes.draw_set_again(str(tmp_path), number), batch_size=1)
+        record = torch.load(tmp_path / f"rank{rank}_{number}.pt", weights_only=True)
         assert record["stats"] == pytest.approx(one.stats, nan_ok=True, abs=0)
-        assert record["with"] == pytest.approx(one.with_nms.stats, nan_ok=True, abs=0)  # type: ignore[union-attr]
+        assert one.with_nms is not None
+        assert record["with"] == pytest.approx(one.with_nms.stats, nan_ok=True, abs=0)
         assert record["rate"] == one.duplicate_rate
         assert set(record["found"]) == set(one.detections)
+        assert len(one.detections) == number
         for image_id, (boxes, scores, labels) in record["found"].items():
             mine = one.detections[image_id]
             assert torch.equal(boxes, mine.boxes)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from . import anchors, assigners, branches, losses
+from . import anchors, assigners, branches, detections, losses
 from .case import Case
 
 SHARED = Path(os.environ.get("BIFOCALS_SHARED", Path(__file__).parents[2].parent / "shared"))
@@ -35,6 +35,9 @@ REPLAYS: dict[str, Callable[[Case], None]] = {
     "branch_loss_date/o2m_fcos": branches.date_fcos,
     "branch_loss_date/o2o_poto": branches.date_one2one,
     "branch_loss_date/o2o_onenet_cost": branches.date_one2one,
+    "postprocess/date_o2o_*": detections.postprocess,
+    "postprocess/fcos*": detections.postprocess,
+    "metrics/coco_ap*": detections.coco_ap,
 }
 
 # Cases whose method is not built yet, and the outputs of built cases that belong to such a method.

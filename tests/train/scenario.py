@@ -26,6 +26,7 @@ from torch import Tensor
 
 import bifocals.recipes  # noqa: F401  (imported once, in the server)
 from bifocals.data import Data
+from bifocals.structures import rank
 from bifocals.train import Provenance, Run, State, find_recipe, fit
 from bifocals.train.checkpoint import list_checkpoints, read_checkpoint
 from bifocals.train.weights import from_bytes, read_best
@@ -52,16 +53,18 @@ class Job:
     delay: float = 0.0
     fsync: int = 0
     ranks: int = 1
+    signaled: tuple[int, ...] = (0, 1)
+    """Ranks that it befalls."""
     threads: int = 1
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-def start(job: Job, output: Path, rank: int = 0, port: int = 0) -> BaseProcess:
+def start(job: Job, output: Path, of_rank: int = 0, port: int = 0) -> BaseProcess:
     """Starts a job; what it prints goes to the file `output`."""
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     if job.ranks > 1:
         job = replace(job, environment={
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job.ranks), "MASTER_ADDR": "127.0.0.1",
+            "RANK": str(of_rank), "LOCAL_RANK": str(of_rank), "WORLD_SIZE": str(job.ranks), "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port), **job.environment})
     process = CONTEXT.Process(target=_run, args=(job, str(output)))
     process.start()
@@ -105,7 +108,7 @@ def _run(job: Job, output: str) -> None:
 
 def befall(job: Job) -> Callable[[State], None]:
     def on_step(state: State) -> None:
-        if state.step != job.at_step:
+        if state.step != job.at_step or rank() not in job.signaled:
             return
         match job.event:
             case "kill":
