@@ -20,8 +20,8 @@ from bifocals.structures import (
     Priors,
     Target,
     area,
-    distances_from_boxes,
     pad_targets,
+    points_inside,
 )
 
 RANGES = ((-1.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, 512.0), (512.0, 1e8))
@@ -64,25 +64,23 @@ class FCOS:
         boxes, _, _ = pad_targets(targets)  # [B, G, 4]
         if boxes.shape[1] == 0:
             return Matches.stack([Match.empty(boxes.device) for _ in targets], len(priors))
-        sides = distances_from_boxes(priors.points[:, None], boxes[:, None])  # [B, P, G, 4]
-        inside = sides.amin(dim=-1) > 0 if self.center_radius is None else self._near_center(priors, boxes)
+        reach = None if self.center_radius is None else self.center_radius * priors.strides
+        inside = points_inside(priors.points, boxes, reach)  # [B, P, G]
+        farthest = self._farthest_side(priors.points, boxes)
         low, high = self._range_of_points(priors)
-        reach = sides.amax(dim=-1)
-        fits = inside & (reach >= low[:, None]) & (reach <= high[:, None])  # [B, P, G]
+        fits = inside & (farthest >= low[:, None]) & (farthest <= high[:, None])
         # Padded boxes have area 0 but hold no point, so they never fit.
-        areas = area(boxes)[:, None].expand_as(reach).masked_fill(~fits, math.inf)
+        areas = torch.where(fits, area(boxes)[:, None], math.inf)
         smallest, gt = areas.min(dim=2)  # [B, P]
         image, prior = torch.nonzero(smallest < math.inf, as_tuple=True)
         return Matches(image, prior, gt[image, prior])
 
-    def _near_center(self, priors: Priors, boxes: Tensor) -> Tensor:
-        assert self.center_radius is not None
-        center = (boxes[..., :2] + boxes[..., 2:])[:, None] / 2  # [B, 1, G, 2]
-        reach = (self.center_radius * priors.strides)[:, None, None]  # [P, 1, 1]
-        low = torch.maximum(center - reach, boxes[:, None, :, :2])
-        high = torch.minimum(center + reach, boxes[:, None, :, 2:])
-        points = priors.points[:, None]  # [P, 1, 2]
-        return torch.cat([points - low, high - points], dim=-1).amin(dim=-1) > 0
+    @staticmethod
+    def _farthest_side(points: Tensor, boxes: Tensor) -> Tensor:
+        """[B, P, G] max(l, t, r, b) in pixels; for points inside the box."""
+        x, y = points[:, None].unbind(-1)  # [P, 1]
+        x1, y1, x2, y2 = boxes[:, None].unbind(-1)  # [B, 1, G]
+        return torch.maximum(torch.maximum(x - x1, x2 - x), torch.maximum(y - y1, y2 - y))
 
     def _range_of_points(self, priors: Priors) -> tuple[Tensor, Tensor]:
         def fill(values: Sequence[float]) -> Tensor:

@@ -1,10 +1,11 @@
 """POTO: prediction-aware one-to-one assignment (DeFCN, arXiv:2012.03544, Eq. 4; used by DATE, arXiv:2211.13859).
 
-Letters: P points, G objects of an image, C classes.
+Letters: B images, P points, R points that matter, G objects of an image, C classes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,7 +13,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from bifocals.structures import Match, Prediction, Priors, Target, pairwise_iou
+from bifocals.structures import (
+    DenseOutput,
+    Match,
+    Matches,
+    Prediction,
+    Priors,
+    Target,
+    pad_targets,
+    pairwise_iou,
+    points_inside,
+)
 
 from .hungarian import match_rows
 
@@ -41,44 +52,55 @@ class POTO:
         if self.outside not in ("zero", "minus_one"):
             raise ValueError(f"POTO expected outside 'zero' or 'minus_one', got {self.outside!r}.")
 
-    @torch.no_grad()
     def __call__(self, priors: Priors, target: Target, prediction: Prediction) -> Match:
-        num_objects = len(target.labels)
-        if num_objects == 0:
-            return Match.empty(target.boxes.device)
-        candidate = self.candidates(priors, target)
-        rows = self._rows_that_matter(candidate)
-        candidate = candidate[rows]
-        quality = self._quality(candidate, prediction.logits[rows], prediction.boxes[rows], target)
-        row, gt = match_rows(quality, maximize=True, who="POTO")
-        return Match(rows[row], gt)
+        """The match of one image."""
+        return self._match(priors, [target], prediction.logits[None], prediction.boxes[None]).of_image(0)
+
+    def batch(self, priors: Priors, targets: Sequence[Target], output: DenseOutput) -> Matches:
+        """The matches of all images at once; the host waits for the device twice, however many images there are."""
+        return self._match(priors, targets, output.logits, output.boxes)
+
+    @torch.no_grad()
+    def _match(self, priors: Priors, targets: Sequence[Target], logits: Tensor, boxes: Tensor) -> Matches:
+        objects, labels, _ = pad_targets(targets)  # [B, G, 4], [B, G]
+        device, counts = objects.device, [len(t.labels) for t in targets]
+        if objects.shape[1] == 0:
+            return Matches.stack([Match.empty(device) for _ in targets], len(priors))
+        candidate = self._inside(priors, objects)  # [B, P, G]
+        image, row = self._rows_that_matter(candidate, torch.tensor(counts, device=device))
+        quality = self._quality(candidate[image, row], logits[image, row], boxes[image, row], objects[image],
+                                labels[image])  # [R, G]
+        on_host, starts = quality.cpu(), torch.searchsorted(image.cpu(), torch.arange(len(targets) + 1)).tolist()
+        pairs = [
+            match_rows(on_host[starts[i] : starts[i + 1], :count], maximize=True, who="POTO")
+            for i, count in enumerate(counts)
+        ]
+        chosen = torch.cat([start + r for start, (r, _) in zip(starts[:-1], pairs, strict=True)]).to(device)
+        return Matches(image[chosen], row[chosen], torch.cat([gt for _, gt in pairs]).to(device))
 
     def candidates(self, priors: Priors, target: Target) -> Bool[Tensor, "P G"]:
         """Which points may answer for which object."""
-        low, high = target.boxes[:, :2], target.boxes[:, 2:]  # [G, 2]
-        if self.radius > 0:
-            center = (low + high) / 2
-            reach = (self.radius * priors.strides)[:, None, None]  # [P, 1, 1]
-            low, high = torch.maximum(center - reach, low), torch.minimum(center + reach, high)
-        points = priors.points[:, None]
-        return torch.cat([points - low, high - points], dim=-1).amin(dim=-1) > 0
+        return self._inside(priors, target.boxes)
 
     def quality(self, priors: Priors, target: Target, prediction: Prediction) -> Float[Tensor, "P G"]:
         """The whole quality matrix, with `outside` where a point is no candidate."""
-        candidate = self.candidates(priors, target)
-        return self._quality(candidate, prediction.logits, prediction.boxes, target)
+        labels = target.labels.expand(len(priors), -1)
+        return self._quality(self.candidates(priors, target), prediction.logits, prediction.boxes, target.boxes, labels)
 
-    def _rows_that_matter(self, candidate: Tensor) -> Tensor:
-        # A candidate-free row is only ever taken by an object without a candidate of positive quality. The first G of
-        # these rows give every object one, in the order in which the full matrix would hand them out.
-        some = candidate.any(dim=1)
-        spare = (~some).cumsum(0) <= candidate.shape[1]
-        return torch.nonzero(some | spare)[:, 0]
+    def _inside(self, priors: Priors, boxes: Tensor) -> Tensor:
+        return points_inside(priors.points, boxes, self.radius * priors.strides if self.radius > 0 else None)
 
-    def _quality(self, candidate: Tensor, logits: Tensor, boxes: Tensor, target: Target) -> Tensor:
-        probability = logits.sigmoid()[:, target.labels]  # [P, G]
-        iou = pairwise_iou(boxes, target.boxes)
+    @staticmethod
+    def _rows_that_matter(candidate: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        # A candidate-free row is only ever taken by an object without a candidate of positive quality. As many of
+        # these rows as there are objects, the first ones, give each one, in the order of the full matrix.
+        some = candidate.any(dim=2)  # [B, P]
+        spare = (~some).cumsum(dim=1) <= counts[:, None]
+        image, row = torch.nonzero(some | spare, as_tuple=True)
+        return image, row
+
+    def _quality(self, candidate: Tensor, logits: Tensor, boxes: Tensor, objects: Tensor, labels: Tensor) -> Tensor:
+        probability = logits.gather(1, labels).sigmoid()  # [R, G]
+        iou = pairwise_iou(boxes[:, None], objects.expand(len(boxes), *objects.shape[-2:]))[:, 0]
         quality = probability ** (1 - self.alpha) * iou**self.alpha
         return torch.where(candidate, quality, 0.0 if self.outside == "zero" else -1.0)
-
-

@@ -7,6 +7,7 @@ from .boxes import (
     distances_from_boxes,
     paired_iou,
     pairwise_iou,
+    points_inside,
     to_cxcywh,
 )
 from .match import Match, Matches
@@ -40,6 +41,7 @@ __all__ = [
     "pad_targets",
     "paired_iou",
     "pairwise_iou",
+    "points_inside",
     "rank",
     "sum_over_ranks",
     "to_cxcywh",

@@ -6,7 +6,7 @@ Letters: N, M boxes; P points. Every function accepts leading dimensions; points
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -54,6 +54,28 @@ def boxes_from_distances(points: Float[Tensor, "*#P 2"], distances: Float[Tensor
 def distances_from_boxes(points: Float[Tensor, "*#P 2"], boxes: Float[Tensor, "*#P 4"]) -> Float[Tensor, "... 4"]:
     """(left, top, right, bottom) pixels from the point to the sides; negative where the point lies outside."""
     return torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+
+
+def points_inside(
+    points: Float[Tensor, "P 2"], boxes: Float[Tensor, "*B G 4"], reach: Float[Tensor, "P"] | None = None
+) -> Bool[Tensor, "*B P G"]:
+    """Whether each point lies strictly inside each box.
+
+    reach: where given, the point must also lie strictly inside the square of half side `reach` (pixels, one a point)
+    around the center of the box.
+    """
+    inside = None
+    # Axis by axis on [P, G], without ever building [P, G, 4]: several times faster.
+    for axis in (0, 1):
+        at = points[:, axis, None]  # [P, 1]
+        low, high = boxes[..., None, :, axis], boxes[..., None, :, axis + 2]  # [1, G]
+        along = (at > low) & (at < high)
+        if reach is not None:
+            center = (low + high) / 2
+            along &= (at > center - reach[:, None]) & (at < center + reach[:, None])
+        inside = along if inside is None else inside & along
+    assert inside is not None
+    return inside
 
 
 def clip_boxes(boxes: Float[Tensor, "*N 4"], size_hw: tuple[int, int]) -> Float[Tensor, "*N 4"]:
