@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bifocals.evaluate.cost import Cost, cost
-from bifocals.networks import prune
+from bifocals.networks import DenseDetector, prune
 from bifocals.train import find_recipe
 
 from .find import parse_call, recipe_names, recipe_reference
@@ -36,7 +36,12 @@ def run(argv: list[str]) -> int:
         recipe, argv[1:], f"bifocals cost {argv[0]}", input_hw=(size, (800, 1280)), num_classes=(classes, 80)
     )
     experiment = recipe(**arguments)
-    build = lambda: experiment.network(extra["num_classes"])
+
+    def build() -> DenseDetector:
+        network = experiment.network(extra["num_classes"])
+        assert isinstance(network, DenseDetector)
+        return network
+
     trained = cost(build, extra["input_hw"])
     shipped = cost(lambda: prune(build(), experiment.output), extra["input_hw"])
     if trained == shipped:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from bifocals.data import Input, eval_transform, open_split
+from bifocals.data import Input, open_split
 from bifocals.export import export_onnx
 from bifocals.networks import DenseDetector, prune
 from bifocals.train import load
@@ -60,7 +60,7 @@ def export_run(
     data = replace(experiment.data, root=data_root) if data_root else experiment.data
     annotations = open_split(data, split, classes=trained.classes)
     path = out or workdir / f"{output}.onnx"
-    certificate = export_onnx(
+    export_onnx(
         network,
         path,
         output=output,
@@ -69,10 +69,9 @@ def export_run(
         images=[annotations.image_path(i) for i in range(min(len(annotations), 6))],
         classes=trained.classes,
         annotations=annotations,
-        transform=eval_transform(experiment.input),
+        input=experiment.input,
         ap_images=ap_images,
     )
-    print(certificate.summary())
     print(f"exported {path}")
 
 

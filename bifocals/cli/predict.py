@@ -70,4 +70,5 @@ def predict_run(
         precision=precision,
     )
     shown = sum(len(p.detections.above(score)) for p in found.pictures)
-    print(f"{len(found.pictures)} pictures, {shown} objects above {score:g}, {len(found.skipped)} files skipped: {folder}")
+    print(f"{len(found.pictures)} pictures, {shown} objects above {score:g}, {len(found.skipped)} files skipped: "
+          f"{folder}")

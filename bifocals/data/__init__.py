@@ -7,6 +7,7 @@ from .defects import DataError, Defect
 from .images import read_image
 from .source import Data, check_dataset, has_split, open_split
 from .stream import collate, eval_stream, train_stream
+from .synthetic import Scene, draw_scenes, save_scenes
 from .transforms import Input, eval_transform, train_transform
 from .voc import load_voc, save_voc
 from .yolo import load_yolo, save_yolo
@@ -19,8 +20,10 @@ __all__ = [
     "DetectionDataset",
     "Input",
     "PackedStrings",
+    "Scene",
     "check_dataset",
     "collate",
+    "draw_scenes",
     "eval_stream",
     "eval_transform",
     "has_split",
@@ -30,6 +33,7 @@ __all__ = [
     "open_split",
     "read_image",
     "save_coco",
+    "save_scenes",
     "save_voc",
     "save_yolo",
     "train_stream",

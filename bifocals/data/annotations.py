@@ -56,8 +56,9 @@ class PackedStrings(Sequence[str]):
 class Annotations:
     """The objects of a set of images; nothing in it grows with use, and it pickles as a handful of arrays.
 
-    root: folder that `files` are relative to. image_ids: the file's own ids. sizes_hw: height and width of the image
-    as it is read, 0 where not known yet. offsets: objects of image i are offsets[i] to offsets[i + 1].
+    root: folder that `files` are relative to. files: names; any sequence of them is packed. image_ids: the file's own.
+    sizes_hw: height and width of the image as it is read, 0 where not known yet. offsets: the objects of image i are
+    number offsets[i] to offsets[i + 1].
     boxes: xyxy pixels; float64, because 1e-7 px decide whether an IoU is above a threshold. labels: 0..C-1.
     crowd: regions that count neither as object nor as background. area: square pixels, the file's own where it has one
     (of the mask, in COCO). classes: names. category_ids: the file's id of each class, to write COCO results with.
@@ -65,7 +66,7 @@ class Annotations:
     """
 
     root: Path
-    files: PackedStrings
+    files: Sequence[str]
     image_ids: NDArray[np.int64]
     sizes_hw: NDArray[np.int32]
     offsets: NDArray[np.int64]
@@ -124,7 +125,7 @@ class Annotations:
         rows = np.repeat(self.offsets[kept] - offsets[:-1], counts) + np.arange(offsets[-1])
         return replace(
             self,
-            files=PackedStrings.pack(self.files[i] for i in kept),
+            files=PackedStrings.pack(self.files[int(i)] for i in kept),
             image_ids=self.image_ids[kept],
             sizes_hw=self.sizes_hw[kept],
             offsets=offsets,

@@ -123,7 +123,7 @@ def read_coco(
         defects.append(Defect(shown, f"annotation {value}", what, f"{len(twins)} with the id {value}", concerned))
 
     names, file_ids = choose_classes(
-        parsed.classes, set(np.unique(np.array(parsed.categories, dtype=np.int64))), classes, shown, log
+        parsed.classes, set(np.unique(np.array(parsed.categories, dtype=np.int64)).tolist()), classes, shown, log
     )
     labels, category_known = _labels(parsed, names, shown, rows, known, defects)
     keep = known & category_known

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -59,10 +60,15 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
         return image, target
 
 
-def philox_order(seed: int, epoch: int, num_images: int) -> np.ndarray:
+def philox_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:
     """[I] the order of an epoch: a permutation that depends on (seed, epoch) alone."""
     # Sorting Philox's raw stream, which numpy promises to keep; its `permutation` may change with a release.
     return np.argsort(_philox(seed, epoch, 0, _ORDER).random_raw(num_images), kind="stable")
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """63 bits that the draws of one sample start from."""
+    return int(_philox(seed, epoch, index, _AUGMENTATION).random_raw()) >> 1
 
 
 @contextmanager
@@ -71,7 +77,7 @@ def seeded(seed: int, epoch: int, index: int) -> Iterator[None]:
     # Not torch.manual_seed: it would also reseed the GPU, whose state belongs to the network.
     generator = torch.default_generator
     state = generator.get_state()
-    generator.manual_seed(int(_philox(seed, epoch, index, _AUGMENTATION).random_raw()) >> 1)
+    generator.manual_seed(sample_seed(seed, epoch, index))
     try:
         yield
     finally:
@@ -79,4 +85,5 @@ def seeded(seed: int, epoch: int, index: int) -> Iterator[None]:
 
 
 def _philox(seed: int, epoch: int, index: int, domain: int) -> np.random.Philox:
-    return np.random.Philox(counter=[0, 0, index & _MASK, domain], key=[seed & _MASK, epoch & _MASK])
+    counter = np.array([0, 0, index & _MASK, domain], dtype=np.uint64)
+    return np.random.Philox(counter=counter, key=np.array([seed & _MASK, epoch & _MASK], dtype=np.uint64))

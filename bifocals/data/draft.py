@@ -43,7 +43,7 @@ class Draft:
     def source(self, image: int) -> str:
         return self.sources if isinstance(self.sources, str) else self.sources[image]
 
-    def box_text(self, box: Sequence[float], size_hw: tuple[int, int]) -> str:
+    def box_text(self, box: NDArray[np.float64], size_hw: tuple[int, int]) -> str:
         """A box in pixels as the file writes it."""
         x1, y1, x2, y2 = (float(v) for v in box)
         if self.written == "xyxy":

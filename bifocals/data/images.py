@@ -76,11 +76,11 @@ def orientation_to_apply(facts: ImageFacts, annotated_hw: tuple[int, int], uprig
 
 
 def inspect_image(path: Path | str, whole: bool = True) -> ImageFacts:
-    """Size and orientation from the header. `whole` also makes sure that the file is complete.
+    """Size and orientation from the header. `whole` also makes sure that the file can be decoded to its end.
 
-    A JPEG is complete when it ends with its end-of-image marker, a PNG when its checksums hold up to its end chunk:
-    both read the bytes without decoding them. Whatever is not so clear is decoded.
-    Raises `ImageProblem`.
+    A JPEG is decoded at an eighth of its size, a quarter to three quarters of the full time: that finds all that
+    training would stumble over, while its end marker alone would miss broken streams. Of a PNG the checksums are
+    compared up to the end chunk. Other formats are decoded. Raises `ImageProblem`.
     """
     _require_file(path)
     try:
@@ -89,7 +89,8 @@ def inspect_image(path: Path | str, whole: bool = True) -> ImageFacts:
             _require_readable_mode(image)
             if whole and image.format == "PNG":
                 image.verify()
-            elif whole and not (image.format in ("JPEG", "MPO") and _ends_as_jpeg(path)):
+            elif whole:
+                image.draft("L", (1, 1))  # JPEG alone knows drafts
                 image.load()
             return facts
     except ImageProblem:
@@ -190,13 +191,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")  # the direct way warns
     return image.convert("RGB")
-
-
-def _ends_as_jpeg(path: Path | str) -> bool:
-    with open(path, "rb") as file:
-        file.seek(0, os.SEEK_END)
-        file.seek(max(0, file.tell() - 256))
-        return file.read().rstrip(b"\0\r\n ").endswith(b"\xff\xd9")
 
 
 def _reason(error: BaseException) -> str:

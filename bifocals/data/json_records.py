@@ -18,8 +18,8 @@ _BLOCK = 2 * 1024 * 1024
 _TRIES = 6
 _LONGEST = 64 * 1024 * 1024  # bytes of one record; nobody needs more, and hostile files must not fill the memory
 _BETWEEN = re.compile(rb"\}\s*,\s*(?=\{)")
-# One token that matters for finding the end of a value: a bracket, a whole string, or one that goes on (`open`).
-_TOKEN = re.compile(rb'[\[\]{}]|"[^"\\]*(?:\\.[^"\\]*)*(?:"|(?P<open>\\?\Z))', re.DOTALL)
+# What matters for finding the end of a value: brackets in a row, a whole string, or one that goes on (`open`).
+_TOKEN = re.compile(rb'[\[{]+|[\]}]+|"[^"\\]*(?:\\.[^"\\]*)*(?:"|(?P<open>\\?\Z))', re.DOTALL)
 _BLANK = re.compile(rb"[ \t\r\n]*")
 _SCALAR = re.compile(rb"[^,\]}\s]+")
 
@@ -123,8 +123,7 @@ class _Walker:
                 self.at = len(self.text) if match is None else match.start()
                 self._require_more(f"key {key!r}")
                 continue
-            self.at = match.end()
-            depth += _step(match[0])
+            depth, self.at = _follow(depth, match)
             if depth == 0:
                 return
 
@@ -217,7 +216,7 @@ class _Walker:
             if first in (b'"', b"[", b"{"):
                 match = _TOKEN.search(self.text, look)
                 if match is not None and match["open"] is None:
-                    depth, look = depth + _step(match[0]), match.end()
+                    depth, look = _follow(depth, match)
                     if depth == 0:
                         return look
                     continue
@@ -264,9 +263,14 @@ class _Walker:
         return self.text[self.at : self.at + 60].decode("utf-8", "replace")
 
 
-def _step(token: bytes) -> int:
-    """How a token changes the depth."""
-    return (token in (b"[", b"{")) - (token in (b"]", b"}"))
+def _follow(depth: int, token: re.Match[bytes]) -> tuple[int, int]:
+    """The depth after a token, and where it ends: in a row of closing brackets, where the value does."""
+    if token[0][0] in b"[{":
+        return depth + len(token[0]), token.end()
+    if token[0][0] in b"]}":
+        closed = min(depth, len(token[0]))
+        return depth - closed, token.start() + closed
+    return depth, token.end()
 
 
 def _explain(error: Exception, text: bytes) -> tuple[str, str]:
@@ -294,6 +298,6 @@ def _explain(error: Exception, text: bytes) -> tuple[str, str]:
 def _depth_text(text: bytes) -> str:
     depth = deepest = 0
     for match in _TOKEN.finditer(text):
-        depth += _step(match[0])
+        depth = _follow(depth, match)[0]
         deepest = max(deepest, depth)
     return f"{deepest} levels"

@@ -5,7 +5,9 @@ Position k of the training stream is image order(seed, k // I)[k % I]: no state,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -13,12 +15,13 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bifocals.structures import Batch, Target
 
 from .annotations import Annotations
 from .dataset import DetectionDataset, philox_order
+from .defects import DataError
 from .transforms import Transform
 
 Sample = tuple[Tensor, Target]
@@ -91,8 +94,16 @@ class Stream:
         return self._num_batches
 
     def __iter__(self) -> Iterator[Batch]:
-        for packed in self._loader:
-            yield packed.unpack()
+        with _quiet():
+            batches = iter(self._loader)
+        try:
+            for packed in batches:
+                if isinstance(packed, DataError):
+                    raise packed
+                yield packed.unpack()
+        finally:
+            # Now, not when an exception's frames are collected: torch would wait five seconds for each worker.
+            del batches
 
 
 class _TrainKeys(Sampler[list[tuple[int, int]]]):
@@ -147,7 +158,25 @@ class _Packed:
         return Batch(self.images, tuple(Target(boxes, labels, crowd, *facts) for boxes, labels, crowd, facts in rows))
 
 
-def _collate_packed(samples: Sequence[Sample], divisor: int) -> _Packed:
+class _Guarded(Dataset[Sample | DataError]):
+    """Hands errors of the data over as values, so that a worker's error stays the one line that it is."""
+
+    def __init__(self, dataset: DetectionDataset) -> None:
+        self.dataset = dataset
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample | DataError:
+        try:
+            return self.dataset[key]
+        except DataError as error:
+            return error
+
+
+def _collate_packed(found: Sequence[Sample | DataError], divisor: int) -> _Packed | DataError:
+    samples = []
+    for sample in found:
+        if isinstance(sample, DataError):
+            return sample
+        samples.append(sample)
     targets = [target for _, target in samples]
     return _Packed(
         images=_pad([image for image, _ in samples], divisor),
@@ -182,18 +211,26 @@ def _stream(
 ) -> Stream:
     if workers < 0:
         raise ValueError(f"A stream expected 0 or more workers, got {workers}.")
-    collate_packed: Callable[[Sequence[Sample]], _Packed] = partial(_collate_packed, divisor=divisor)
-    loader = DataLoader(
-        dataset,
-        batch_sampler=keys,
-        num_workers=workers,
-        collate_fn=collate_packed,
-        pin_memory=pin_memory,
-        multiprocessing_context=context if workers else None,
-        # Else the loader would draw its workers' seed from the global generator, which belongs to the network.
-        generator=torch.Generator().manual_seed(0),
-    )
+    with _quiet():
+        loader = DataLoader(
+            _Guarded(dataset),
+            batch_sampler=keys,
+            num_workers=workers,
+            collate_fn=partial(_collate_packed, divisor=divisor),
+            pin_memory=pin_memory,
+            multiprocessing_context=context if workers else None,
+            # Else the loader would draw its workers' seed from the global generator, which belongs to the network.
+            generator=torch.Generator().manual_seed(0),
+        )
     return Stream(loader, len(loader))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's advice on the number of workers: it was asked for, and the order does not depend on it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        yield
 
 
 def _require_ranks(rank: int, world_size: int) -> None:

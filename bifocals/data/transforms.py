@@ -17,7 +17,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from bifocals.structures import Target
+from bifocals.structures import Target, clip_boxes
 
 Transform = Callable[[UInt8[Tensor, "3 H W"], Target], tuple[UInt8[Tensor, "3 h w"], Target]]
 
@@ -134,6 +134,7 @@ class _Applied:
         image, boxes = self.transform(tv_tensors.Image(image), boxes)
         size_hw = (image.shape[-2], image.shape[-1])
         image, plain = image.as_subclass(Tensor), boxes.as_subclass(Tensor)
+        plain = clip_boxes(plain, size_hw)  # rounding puts some a hair outside
         labels, crowd = target.labels, target.crowd
         if self.sanitize:
             keep = ((plain[:, 2:] - plain[:, :2]) >= 1).all(dim=1)

@@ -9,18 +9,20 @@ import copy
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import jaxtyping
 import onnx
 import torch
 from torch import Tensor, nn
 
-from bifocals.data import Annotations, DetectionDataset, read_image
+from bifocals.data import Annotations, DetectionDataset, Input, eval_transform, read_image
 from bifocals.evaluate import average_precision, evaluate
-from bifocals.predict import Postprocess, inference
+from bifocals.predict import Postprocess
 from bifocals.structures import Batch, Detections, Target
 
 from .certificate import FILE_NAME, Certificate, sha256_of, versions
@@ -28,7 +30,7 @@ from .class_nms import translations
 from .latency import cpu_name, latency_ms
 from .parity import Difference, Tolerance, compare
 from .program import Program
-from .session import METADATA_KEY, Metadata, OnnxDetector, fit_batch
+from .session import METADATA_KEY, Metadata, OnnxDetector
 
 BATCH_SIZES = (1, 2, 3)
 TOLERANCE = Tolerance()
@@ -49,6 +51,7 @@ def export_onnx(
     input_hw: tuple[int, int],
     images: Sequence[Tensor | str | Path],
     classes: Sequence[str],
+    input: Input | None = None,
     annotations: Annotations | None = None,
     transform: Transform | None = None,
     ap_images: int = 500,
@@ -64,40 +67,51 @@ def export_onnx(
 
     Before the file gets its name it is run by ONNX Runtime on `images` (real ones: RGB bytes [3 h w] or files) at
     batch 1, 2 and 3 against the eager network and `postprocess`, and on the first `ap_images` of `annotations` where
-    given. transform: of the network's evaluation; adds its AP on its own input to the record. runs: of the latency
-    measurement. `certificate.json` beside the file holds what was found.
+    given. runs: of the latency measurement. `certificate.json` beside the file holds what was found.
 
-    An older file at `path` and the certificate beside it are removed first. ParityError if a difference exceeds the
+    input: how training sized its pictures. Then they are resized so here too, by `OnnxDetector` as well, and become
+    smaller only where `input_hw` is too small; without it they become as large as fits. The record then also holds the
+    AP of the eager network on the input of its training; `transform` takes the place of `input`'s own transform there.
+
+    An older file at `path` and its certificate are removed first. ParityError if a difference exceeds the
     tolerance: then the file is named `*.rejected`, and `path` does not exist. ValueError for unusable arguments.
     """
     path = Path(path)
     pictures = [image if isinstance(image, Tensor) else read_image(image) for image in images]
     _require(network, output, input_hw, pictures, input_dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
-    for old in (path, path.parent / FILE_NAME):
+    rejected = path.with_name(path.name + ".rejected")
+    for old in (path, path.parent / FILE_NAME, rejected):
         old.unlink(missing_ok=True)
 
     metadata = Metadata(
-        classes=tuple(classes), input_hw=(int(input_hw[0]), int(input_hw[1])), input_dtype=input_dtype, output=output,
-        score_threshold=postprocess.score_threshold, max_detections=postprocess.max_detections, nms=postprocess.nms,
+        classes=tuple(classes),
+        input_hw=(int(input_hw[0]), int(input_hw[1])),
+        input_dtype=input_dtype,
+        resize=None if input is None else (input.short, input.long),
+        output=output,
+        score_threshold=postprocess.score_threshold,
+        max_detections=postprocess.max_detections,
+        nms=postprocess.nms,
         bifocals=versions()["bifocals"],
     )
     eager = _Eager(network, output, postprocess)
     unproved = path.with_name(path.name + ".unproved")
     try:
-        _write(network, unproved, output, postprocess, metadata, fit_batch(_cycle(pictures, 2), input_hw))
+        _write(network, unproved, output, postprocess, metadata)
         detector = OnnxDetector(unproved, threads=torch.get_num_threads())
         parity = _parity(eager, detector, pictures, tolerance)
         ap, num_annotated = None, 0
         if annotations is not None:
             subset = annotations.subset(range(min(ap_images, len(annotations))))
+            if transform is None and input is not None:
+                transform = eval_transform(input)
             ap, num_annotated = _ap(eager, detector, subset, transform), len(subset)
         failure = _failure(parity, ap, tolerance)
         if failure:
-            rejected = path.with_name(path.name + ".rejected")
             os.replace(unproved, rejected)
             raise ParityError(f"The exported file was rejected: {failure}; it was kept as {rejected.name}.")
-        one = fit_batch(pictures[:1], input_hw)
+        one = detector.fit(pictures[:1])
         feed = detector.feed(one)
         latency = latency_ms(
             {"onnxruntime": lambda: detector.session.run(None, feed), "eager": lambda: eager(one)}, runs=runs
@@ -123,12 +137,12 @@ class _Eager:
     """The network as it was trained, on the CPU in float32, and the detections of a batch."""
 
     def __init__(self, network: nn.Module, output: str, postprocess: Postprocess) -> None:
-        self.network = copy.deepcopy(network).cpu().float()
+        self.network = copy.deepcopy(network).cpu().float().eval()
         self.output, self.postprocess = output, postprocess
 
     def __call__(self, batch: Batch) -> list[Detections]:
-        with inference(self.network, self.output) as forward:
-            return self.postprocess(forward(batch), batch.targets)
+        with torch.inference_mode():
+            return self.postprocess(self.network(batch.images)[self.output], batch.targets)
 
 
 def _require(
@@ -153,16 +167,17 @@ def _require(
 
 
 def _write(
-    network: nn.Module, path: Path, output: str, postprocess: Postprocess, metadata: Metadata, batch: Batch
+    network: nn.Module, path: Path, output: str, postprocess: Postprocess, metadata: Metadata
 ) -> None:
     program = Program(network, output, postprocess).cpu().float().eval()
-    arguments: dict[str, Tensor] = {"images": batch.images.to(getattr(torch, metadata.input_dtype))}
+    # Two images: a traced batch of one would be taken for a constant.
+    arguments = {"images": torch.zeros(2, 3, *metadata.input_hw, dtype=getattr(torch, metadata.input_dtype))}
     if program.has_nms:
-        arguments["size_hw"] = torch.tensor([target.size_hw for target in batch.targets])
+        arguments["size_hw"] = torch.tensor([metadata.input_hw] * 2)
     # Only the first input names the dimension: naming it twice makes the exporter warn that one name is not used.
     dynamic: dict[str, Any] = {name: {0: torch.export.Dim.DYNAMIC} for name in arguments}
     dynamic["images"] = {0: torch.export.Dim("batch")}
-    with torch.no_grad():
+    with torch.no_grad(), _shapes_unchecked():
         made = torch.onnx.export(
             program,
             (),
@@ -176,8 +191,25 @@ def _write(
             verbose=False,
         )
     assert made is not None
+    shape = made.model.graph.inputs[0].shape
+    assert shape is not None
+    batch = shape[0]
+    if isinstance(batch, int):
+        raise ParityError(f"The exported graph takes batches of {batch} only: something in the network reads the batch "
+                          "size as a number, as `int(x.shape[0])` does, where any size was expected.")
     made.model.metadata_props[METADATA_KEY] = metadata.to_text()
     made.save(path, external_data=False)
+
+
+@contextmanager
+def _shapes_unchecked() -> Iterator[None]:
+    """While a graph is traced sizes are symbols, and checking a shape would turn them into numbers, silently."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
 
 
 def _parity(
@@ -186,7 +218,7 @@ def _parity(
     """Differences by batch size. Each image passes through several rows of the larger batches."""
     singles = []
     for picture in pictures:
-        batch = fit_batch([picture], detector.metadata.input_hw)
+        batch = detector.fit([picture])
         # In pixels of the input, which is where the tolerance is meant.
         singles.append(Batch(batch.images, tuple(replace(t, original_hw=t.size_hw) for t in batch.targets)))
     expected = [eager(batch)[0] for batch in singles]
@@ -211,7 +243,7 @@ def _ap(
     before, after = {}, {}
     for index in range(len(annotations)):
         image, target = dataset.source(index)
-        batch = fit_batch([image], detector.metadata.input_hw)
+        batch = detector.fit([image])
         before[target.image_id], after[target.image_id] = eager(batch)[0], detector.run(batch)[0]
     values: dict[str, float] = {}
     if transform is not None:
@@ -236,10 +268,6 @@ def _failure(parity: dict[int, Difference], ap: dict[str, float | None] | None, 
         if change > tolerance.ap:
             return f"AP is {ap['after']:.4f} after and {ap['before']:.4f} before, where {tolerance.ap:g} was expected"
     return ""
-
-
-def _cycle(pictures: Sequence[Tensor], number: int) -> list[Tensor]:
-    return [pictures[i % len(pictures)] for i in range(number)]
 
 
 def _count_ops(graph: Any) -> Counter[str]:

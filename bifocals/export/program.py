@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bifocals.networks import prune
 from bifocals.predict import Postprocess
-from bifocals.structures import DenseOutput
+from bifocals.structures import DenseOutput, clip_boxes
 
 from .class_nms import class_nms
 
@@ -40,14 +40,19 @@ class Program(nn.Module):
     def forward(
         self, images: Num[Tensor, "B 3 H W"], size_hw: Int64[Tensor, "B 2"] | None = None
     ) -> tuple[Float[Tensor, "B K 4"], Float[Tensor, "B K"], Int64[Tensor, "B K"]]:
-        output = self.network(images)[self.output]
+        return self.choose(self.network(images)[self.output], (images.shape[2], images.shape[3]), size_hw)
+
+    def choose(
+        self, output: DenseOutput, input_hw: tuple[int, int], size_hw: Int64[Tensor, "B 2"] | None = None
+    ) -> tuple[Float[Tensor, "B K 4"], Float[Tensor, "B K"], Int64[Tensor, "B K"]]:
+        """What follows the network."""
         p = self.postprocess
         if p.nms is None and output.quality is None and p.per_level >= p.max_detections:
             prior, label, logit = _top_pairs(output.logits, p.max_detections)
             score = _above(logit.sigmoid(), p.score_threshold)
-            return _clip(_rows(output.boxes, prior), images), score, label
+            return clip_boxes(_rows(output.boxes, prior), input_hw), score, label
         prior, label, score = self._candidates(output)
-        boxes = _clip(_rows(output.boxes, prior), images)
+        boxes = clip_boxes(_rows(output.boxes, prior), input_hw)
         if p.nms is not None:
             assert size_hw is not None
             limit = size_hw.flip(1).to(boxes.dtype).repeat(1, 2)[:, None, :]  # [B, 1, (W, H, W, H)]
@@ -99,7 +104,3 @@ def _rows(values: Float[Tensor, "B P 4"], index: Int64[Tensor, "B K"]) -> Float[
 def _above(score: Tensor, threshold: float) -> Tensor:
     return torch.where(score > threshold, score, 0.0)
 
-
-def _clip(boxes: Float[Tensor, "B K 4"], images: Tensor) -> Float[Tensor, "B K 4"]:
-    height, width = images.shape[-2:]
-    return torch.minimum(boxes.clamp(min=0), boxes.new_tensor([width, height, width, height]))

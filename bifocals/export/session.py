@@ -18,6 +18,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
+from bifocals.data.transforms import resized_hw
 from bifocals.structures import Batch, Detections, Target
 
 METADATA_KEY = "bifocals"
@@ -25,11 +26,15 @@ METADATA_KEY = "bifocals"
 
 @dataclass(frozen=True)
 class Metadata:
-    """What a file says about itself: names of the classes, the size of its input, and how it chose detections."""
+    """What a file says about itself: names of the classes, the size of its input, and how it chooses detections.
+
+    resize: short and greatest long side in pixels to which training resized pictures, None where that is not known.
+    """
 
     classes: tuple[str, ...]
     input_hw: tuple[int, int]
     input_dtype: str
+    resize: tuple[int, int] | None
     output: str
     score_threshold: float
     max_detections: int
@@ -42,33 +47,37 @@ class Metadata:
     @staticmethod
     def from_text(text: str) -> Metadata:
         values = json.loads(text)
-        values["classes"], values["input_hw"] = tuple(values["classes"]), tuple(values["input_hw"])
+        for name in ("classes", "input_hw", "resize"):
+            values[name] = None if values[name] is None else tuple(values[name])
         return Metadata(**values)
 
 
-def fit(image: UInt8[Tensor, "3 h w"], input_hw: tuple[int, int]) -> tuple[UInt8[Tensor, "3 H W"], tuple[int, int]]:
-    """The picture resized as in training to lie inside `input_hw`, padded with zeros right and bottom, and its size.
+def fit(
+    image: UInt8[Tensor, "3 h w"], input_hw: tuple[int, int], resize: tuple[int, int] | None = None
+) -> tuple[UInt8[Tensor, "3 H W"], tuple[int, int]]:
+    """The picture inside `input_hw`, padded with zeros right and bottom, and its size there.
 
-    The ratio of the sides is kept. A landscape picture in an input of the size that training used comes out as it did
-    in training.
+    resize: short and greatest long side; the picture is resized to them exactly as in training, and becomes smaller
+    only where it would not fit. None: as large as fits. The ratio of the sides is kept.
     """
-    height, width = image.shape[-2:]
-    scale = min(input_hw[0] / height, input_hw[1] / width)
-    size_hw = (
-        min(input_hw[0], max(1, int(height * scale + 0.5))),
-        min(input_hw[1], max(1, int(width * scale + 0.5))),
-    )
+    size_hw = (image.shape[-2], image.shape[-1])
+    if resize is not None:
+        size_hw = resized_hw(size_hw, *resize)
+    if resize is None or size_hw[0] > input_hw[0] or size_hw[1] > input_hw[1]:
+        scale = min(input_hw[0] / size_hw[0], input_hw[1] / size_hw[1])
+        height, width = (max(1, int(side * scale + 0.5)) for side in size_hw)
+        size_hw = (min(height, input_hw[0]), min(width, input_hw[1]))
     canvas = torch.zeros(3, *input_hw, dtype=torch.uint8)
     canvas[:, : size_hw[0], : size_hw[1]] = F.resize(image, list(size_hw), antialias=True)
     return canvas, size_hw
 
 
-def fit_batch(images: Sequence[Tensor], input_hw: tuple[int, int]) -> Batch:
+def fit_batch(images: Sequence[Tensor], input_hw: tuple[int, int], resize: tuple[int, int] | None = None) -> Batch:
     """Pictures (RGB bytes [3 h w], any sizes) as one batch of the input's size, with targets that hold the sizes."""
     none = torch.zeros(0)
     canvases, targets = [], []
     for image in images:
-        canvas, size_hw = fit(image, input_hw)
+        canvas, size_hw = fit(image, input_hw, resize)
         original_hw = (image.shape[-2], image.shape[-1])
         targets.append(Target(none.reshape(0, 4), none.long(), none.bool(), size_hw, original_hw))
         canvases.append(canvas)
@@ -105,10 +114,14 @@ class OnnxDetector:
 
     def __call__(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> list[Detections]:
         """The detections of each picture, in its own pixels, best first. All pictures run as one batch."""
-        return self.run(fit_batch(images, self.metadata.input_hw)) if len(images) else []
+        return self.run(self.fit(images)) if len(images) else []
+
+    def fit(self, images: Sequence[UInt8[Tensor, "3 _ _"]]) -> Batch:
+        """Pictures as a batch of the file's input, resized as in training."""
+        return fit_batch(images, self.metadata.input_hw, self.metadata.resize)
 
     def run(self, batch: Batch) -> list[Detections]:
-        """The detections of a batch that has the size of the input, as `fit_batch` makes it."""
+        """The detections of a batch that has the size of the input, as `fit` makes it."""
         boxes, scores, labels = (torch.from_numpy(array) for array in self.session.run(None, self.feed(batch)))
         found = []
         for i, target in enumerate(batch.targets):

@@ -12,15 +12,16 @@ class Towers:
     """How wide and deep pyramid and towers are: 256 and 4 in the papers, less for small devices."""
 
     channels: int = 256
-    """Channels of the pyramid and of the towers, a multiple of 32."""
+    """Channels of the pyramid and of the towers, a multiple of 32 from 64 on."""
     depth: int = 4
     """Convolutions of each tower."""
     shared: bool = True
     """All predictors read one pair of towers; else each has its own (DATE's Table 9)."""
 
     def __post_init__(self) -> None:
-        if self.channels < 32 or self.channels % 32 or self.depth < 0:
-            raise ValueError(f"Towers expected channels in multiples of 32 and a depth of 0 or more, got "
+        # With 32 channels a group of the norm is one channel, and P7 of a small image is one pixel: nothing to norm.
+        if self.channels < 64 or self.channels % 32 or self.depth < 0:
+            raise ValueError(f"Towers expected channels in multiples of 32 from 64 on and a depth of 0 or more, got "
                              f"{self.channels} and {self.depth}.")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -69,12 +71,11 @@ def parallel(network: nn.Module, device: torch.device) -> DistributedDataParalle
     # Buffers are only sent around where they change: statistics of batch norms that are not frozen.
     moving = any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training and m.track_running_stats
                  for m in network.modules())
-    return DistributedDataParallel(
-        network,
-        device_ids=[device] if device.type == "cuda" else None,
-        broadcast_buffers=moving,
-        gradient_as_bucket_view=True,
-    )
+    # torch is renaming the argument: each of its releases that we support knows one of the two without a warning.
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {name: moving, "device_ids": [device] if device.type == "cuda" else None}
+    return DistributedDataParallel(network, gradient_as_bucket_view=True, **options)
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:

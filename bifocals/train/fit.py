@@ -7,8 +7,9 @@ batch and its losses.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,7 @@ def fit(
         joined(run.device) as device,
         open_session(experiment, run, provenance, device) as session,
         StopSignal() as stop,
+        loading(session.state, stop) as batches,
     ):
         state, log, optim = session.state, session.log, experiment.optim
         validation = Validation(state, session.validation)
@@ -75,20 +77,12 @@ def fit(
         clocks = [part for part in (state.objective, *state.network.modules()) if isinstance(part, Scheduled)]
         parameters = [p for p in state.network.parameters() if p.requires_grad]
         reading_is_free = device.type == "cpu"
-        stream = train_stream(
-            state.annotations, train_transform(experiment.input), batch_size=optim.batch_size, seed=run.seed,
-            first_step=state.step, total_steps=state.total, workers=run.workers, rank=rank(), world_size=world_size(),
-            divisor=getattr(state.network, "size_divisor", 32), pin_memory=device.type == "cuda",
-        )
-        with stop.shielded():
-            batches = iter(stream)
-            batch = next(batches, None)
         session.restore_random()
         if validation.overdue():
             log.evaluation(*validation(session.workdir))
         window.start()
 
-        while batch is not None:
+        for batch in batches:
             # Clock: what changes with time is a function of the step.
             stop.ask()
             learning_rate = set_learning_rate(state.optimizer, optim, state.step, state.total)
@@ -146,9 +140,27 @@ def fit(
             if stopping and not done:
                 raise Interrupted
             window.start()
-            batch = next(batches, None)
         session.finish()
         return session.workdir
+
+
+@contextmanager
+def loading(state: State, stop: StopSignal) -> Iterator[Iterator[Batch]]:
+    """The batches still to come. The loader's workers start here, out of reach of signals, and end with the context."""
+    experiment, run = state.experiment, state.run
+    stream = iter(train_stream(
+        state.annotations, train_transform(experiment.input), batch_size=experiment.optim.batch_size, seed=run.seed,
+        first_step=state.step, total_steps=state.total, workers=run.workers, rank=rank(), world_size=world_size(),
+        divisor=getattr(state.network, "size_divisor", 32), pin_memory=state.device.type == "cuda",
+    ))
+    try:
+        with stop.shielded():
+            first = [batch for batch in (next(stream, None),) if batch is not None]
+        yield chain(first, stream)
+    finally:
+        # Left to the end of the process, workers that no signal reaches would be waited for without being told to end.
+        if isinstance(stream, Generator):
+            stream.close()
 
 
 def micro_batches(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:

@@ -34,7 +34,7 @@ class Optim:
     milestones: tuple[float, ...] = (8 / 12, 11 / 12)
     """Milestones of `step` as fractions of training."""
     warmup_steps: int = 1000
-    """Steps of linear warm-up, on top of the schedule."""
+    """Steps of linear warm-up, on top of the schedule; never more than a tenth of the run."""
     warmup_factor: float = 0.001
     """Fraction of the learning rate at the first step of the warm-up."""
     ema: float | None = None
@@ -74,8 +74,9 @@ def learning_rate_factor(optim: Optim, step: int, total: int) -> float:
         factor = 0.5 * (1 + math.cos(math.pi * step / total))
     else:
         factor = 1.0
-    if step < optim.warmup_steps:
-        factor *= optim.warmup_factor + (1 - optim.warmup_factor) * step / optim.warmup_steps
+    warmup = min(optim.warmup_steps, total // 10)
+    if step < warmup:
+        factor *= optim.warmup_factor + (1 - optim.warmup_factor) * step / warmup
     return factor
 
 

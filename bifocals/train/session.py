@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bifocals.data import Annotations, has_split, open_split
 from bifocals.structures import rank, world_size
 
 from .checkpoint import latest_checkpoint, list_checkpoints, read_checkpoint, save_checkpoint, set_aside_damaged
 from .distributed import parallel
+from .ema import MovingAverage
 from .experiment import Experiment
 from .log import Log
 from .optimizer import build_optimizer
@@ -114,10 +114,7 @@ def build_state(
     if learned:
         raise ValueError(f"fit expected an objective without parameters, which would differ between processes, got "
                          f"{learned}; state belongs into buffers.")
-    ema = None
-    if optim.ema is not None:
-        ema = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(optim.ema), use_buffers=True)
-        ema.requires_grad_(False)
+    ema = None if optim.ema is None else MovingAverage(network, optim.ema)
     ddp = parallel(network, device)
     forward = network if ddp is None else ddp
     return State(

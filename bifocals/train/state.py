@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from bifocals.data import Annotations
 from bifocals.objective import Losses, Objective
@@ -18,6 +17,7 @@ from bifocals.structures import rank, world_size
 
 from .checkpoint import Checkpoint
 from .distributed import gather_over_ranks
+from .ema import MovingAverage
 from .experiment import Experiment
 from .rng import RandomState
 from .run import Run
@@ -41,7 +41,7 @@ class State:
     """The part of `forward` that sums gradients over processes; None where there is one process."""
     objective: Objective
     optimizer: torch.optim.Optimizer
-    ema: AveragedModel | None
+    ema: MovingAverage | None
     total: int
     """Optimizer steps of the whole run."""
     step: int = 0
@@ -78,19 +78,18 @@ def pack(state: State, control: torch.distributed.ProcessGroup | None) -> dict[s
     FloatingPointError if a weight is not finite: such a checkpoint must not be written.
     """
     ranks = _gather_random(RandomState.capture(state.device), control)
+    # A loss may keep a mean of what its own rank has seen, so the objective is saved for each rank.
+    objective = state.objective.state_dict()
+    buffers = {n: gather_over_ranks(v.cpu(), control) for n, v in objective.items() if isinstance(v, Tensor)}
     if rank() != 0:
         return {}
     for name, parameter in state.network.named_parameters():
         if not parameter.isfinite().all():
             raise FloatingPointError(f"The checkpoint of step {state.step} is not written: its weight {name} is not "
                                      "finite.")
-    tensors, plain = _optimizer_tensors(state.optimizer), {}
-    for name, value in state.objective.state_dict().items():
-        if isinstance(value, Tensor):
-            tensors[f"objective/{name}"] = value
-        else:
-            plain[name] = value
+    tensors = _optimizer_tensors(state.optimizer)
     for i, one in enumerate(ranks):
+        tensors |= {f"objective/{i}/{name}": stacked[i] for name, stacked in buffers.items()}
         tensors |= {f"random/{i}/{name}": tensor for name, tensor in one.tensors.items()}
     record = {
         "step": state.step,
@@ -100,7 +99,7 @@ def pack(state: State, control: torch.distributed.ProcessGroup | None) -> dict[s
         "best": state.best,
         "history": state.history,
         "ema_count": None if state.ema is None else int(state.ema.n_averaged),
-        "objective": plain,
+        "objective": {n: v for n, v in objective.items() if not isinstance(v, Tensor)},
         "random": [one.numbers for one in ranks],
     }
     files = {
@@ -126,7 +125,10 @@ def unpack(state: State, checkpoint: Checkpoint) -> None:
         part, rest = name.split("/", 1)
         parts[part][rest] = tensor
     _load_optimizer(state.optimizer, parts["optimizer"], checkpoint)
-    missing, unknown = state.objective.load_state_dict({**parts["objective"], **record["objective"]}, strict=False)
+    # A rank that was not there when the checkpoint was written goes on from the first one's.
+    mine = f"{rank() if rank() < len(record['random']) else 0}/"
+    buffers = {n.removeprefix(mine): t for n, t in parts["objective"].items() if n.startswith(mine)}
+    missing, unknown = state.objective.load_state_dict({**buffers, **record["objective"]}, strict=False)
     if missing or unknown:
         raise ValueError(f"{checkpoint.folder} expected the state of this objective, got {missing} missing and "
                          f"{unknown} unknown.")

@@ -76,7 +76,7 @@ def test_deep_nesting_without_end(coco: SmallSet) -> None:
         ('"bbox": [2, 2, 10, 12]', '"bbox": [2, 2, 10]', ("annotation 102", "as bbox", "[2, 2, 10]")),
         ('"bbox": [2, 2, 10, 12]', '"bbox": [2, null, 10, 12]', ("annotation 102", "as bbox", "null")),
         ('"bbox": [2, 2, 10, 12], ', "", ("annotation 102", "the field bbox")),
-        ('"category_id": 7, "bbox": [2,', '"category_id": "dog", "bbox": [2,', ("annotation 102", "category_id", '"dog"')),
+        ('"category_id": 7, "bbox": [2,', '"category_id": "d", "bbox": [2,', ("annotation 102", "category_id", '"d"')),
         ('"category_id": 7, "bbox": [2,', '"category_id": 7.5, "bbox": [2,', ("annotation 102", "category_id", "7.5")),
         ('"bbox": [2, 2, 10, 12]', '"bbox": [2, 2, 10, 12}', ("annotation 102", "valid JSON", "12}")),
         ('"id": 11, "file_name": "1.jpg"', '"id": 11, "file_name": 1', ("image 11", "file_name", "1")),
@@ -221,17 +221,14 @@ def test_large_file_with_a_few_bad_records(tmp_path: Path) -> None:
     bad = {0, 12_345, 39_999}
     content = coco_content()
     content["annotations"] = [
-        {"segmentation": [[1.5] * 20, {"a": [{"b": "},{"}, {"c": '"'}]}], "id": i, "image_id": 10 + i % 3, "category_id": 3,
-         "bbox": ["?" if i in bad else 1, 1, 20, 20], "iscrowd": 0}
+        {"segmentation": [[1.5] * 20, {"a": [{"b": "},{"}, {"c": '"'}]}], "id": i, "image_id": 10 + i % 3,
+         "category_id": 3, "bbox": ["?" if i in bad else 1, 1, 20, 20], "iscrowd": 0}
         for i in range(number)
     ]  # fmt: skip
     path = tmp_path / "large.json"
     path.write_text(json.dumps(content))
     records: list[int] = []
     found: list[BadRecord] = []
-
-    class Record:  # decoded by msgspec as a plain dict
-        pass
 
     read_arrays(
         path,

@@ -42,10 +42,10 @@ def tiny(num_classes: int = 3, qualities: tuple[str | None, str | None] = (None,
     torch.manual_seed(3)
     body = TinyBody()
     predictors = {
-        "one2one": PointPredictor(32, num_classes, "relu", qualities[0]),  # type: ignore[arg-type]
-        "one2many": PointPredictor(32, num_classes, "exp_stride", qualities[1]),  # type: ignore[arg-type]
+        "one2one": PointPredictor(64, num_classes, "relu", qualities[0]),  # type: ignore[arg-type]
+        "one2many": PointPredictor(64, num_classes, "exp_stride", qualities[1]),  # type: ignore[arg-type]
     }
-    network = DenseDetector(body, FPN(body.channels[1:], 32), DenseHead(predictors, FPN.strides, 32, depth=1))
+    network = DenseDetector(body, FPN(body.channels[1:], 64), DenseHead(predictors, FPN.strides, 64, depth=1))
     for name, predictor in predictors.items():
         nn.init.normal_(predictor.cls.weight, std=0.12)
         nn.init.constant_(predictor.cls.bias, -2.0)  # type: ignore[arg-type]

@@ -118,10 +118,15 @@ def stateless(
     optim: Optim = Optim(lr=2e-3, batch_size=4, warmup_steps=3),
     epochs: float = 4,
 ) -> Experiment:
-    """The same without anything that differs between one process and several: no dropout, no batch statistics."""
+    """The same without what differs between one process and several: no dropout, no batch statistics.
+
+    The balancer stays: it observes losses of all processes, so its memory and its weights must be equal too.
+    """
     return Experiment(
         network=lambda num_classes: TinyDetector(num_classes, 0.0, norm=False),
-        objective=lambda: Objective({"one2many": DenseBranch(ONE_LEVEL, {"cls": Entropy(), "box": IoULoss()})}),
+        objective=lambda: Objective(
+            {"one2many": DenseBranch(ONE_LEVEL, {"cls": Entropy(), "box": IoULoss()}, Memory(("cls", "box")))}
+        ),
         postprocess={"one2many": Postprocess(0.01, nms=None)},
         output="one2many",
         input=input,

@@ -184,3 +184,25 @@ def test_the_manifest_names_hash_and_size(tmp_path):
     entry = json.loads((folder / "manifest.json").read_text())["files"]["state.json"]
     # sha256 of "abc", FIPS 180-2, appendix B.1
     assert entry == {"bytes": 3, "sha256": "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"}
+
+
+def test_everything_is_synced_before_it_gets_its_name(tmp_path, monkeypatch):
+    """Each file and the folder are on the disk before the rename, and the rename itself after it."""
+    events = []
+    real_sync, real_rename = os.fsync, os.rename
+
+    def fsync(descriptor):
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        real_sync(descriptor)
+
+    def rename(source, target):
+        events.append(f"rename to {Path(target).name}")
+        real_rename(source, target)
+
+    if not Path("/proc/self/fd").exists():
+        pytest.skip("no /proc on this system")
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
+    save_checkpoint(tmp_path, 5, FILES)
+    assert events == [tmp_path.name, *FILES, "manifest.json", ".writing-00000005", "rename to step-00000005",
+                      "checkpoints"]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bifocals.train import Optim, build_optimizer, learning_rate_factor
+from bifocals.train.ema import MovingAverage
 from bifocals.train.optimizer import gradient_norm, set_learning_rate
 
 
@@ -47,8 +49,16 @@ def test_cosine_by_hand():
 
 def test_warm_up_multiplies_the_schedule():
     optim = Optim(schedule="step", milestones=(0.5,), warmup_steps=8, warmup_factor=0.5)
-    assert learning_rate_factor(optim, 2, 10) == pytest.approx(0.5 + 0.5 * 2 / 8)
-    assert learning_rate_factor(optim, 6, 10) == pytest.approx(0.1 * (0.5 + 0.5 * 6 / 8))
+    assert learning_rate_factor(optim, 2, 80) == pytest.approx(0.5 + 0.5 * 2 / 8)
+    late = Optim(schedule="step", milestones=(0.05,), warmup_steps=8, warmup_factor=0.5)
+    assert learning_rate_factor(late, 6, 80) == pytest.approx(0.1 * (0.5 + 0.5 * 6 / 8))
+
+
+def test_a_warm_up_is_at_most_a_tenth_of_the_run():
+    optim = Optim(schedule="constant", warmup_steps=1000, warmup_factor=0.0)
+    assert learning_rate_factor(optim, 30, 600) == pytest.approx(0.5)
+    assert learning_rate_factor(optim, 60, 600) == 1.0
+    assert learning_rate_factor(optim, 500, 88_000) == pytest.approx(0.5)
 
 
 def test_groups_are_merged_and_frozen_parameters_left_out():
@@ -106,3 +116,33 @@ def test_a_network_that_cannot_learn_is_refused():
 def test_impossible_values_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         Optim(**change)
+
+
+def test_the_average_by_hand():
+    """The first update copies; then decay * average + (1 - decay) * weight, statistics of batch norms too."""
+    network = nn.Sequential(nn.BatchNorm1d(1), nn.Linear(1, 1, bias=False))
+    average = MovingAverage(network, 0.75)
+    steps = ((4.0, 8.0, 4.0, 8.0), (8.0, 0.0, 5.0, 6.0), (1.0, 2.0, 4.0, 5.0))
+    for weight, mean, expected_weight, expected_mean in steps:
+        nn.init.constant_(network[1].weight, weight)
+        network[0].running_mean.fill_(mean)
+        network[0].num_batches_tracked += 1
+        average.update_parameters(network)
+        assert average.module[1].weight.item() == expected_weight
+        assert average.module[0].running_mean.item() == expected_mean
+    assert int(average.n_averaged) == int(average.module[0].num_batches_tracked) == 3
+    assert not any(p.requires_grad for p in average.parameters())
+
+
+def test_the_average_is_torch_s_own():
+    """Bit for bit what `AveragedModel` with torch's decay makes of floating point weights."""
+    network = nn.Linear(5, 7)
+    ours = MovingAverage(network, 0.9)
+    theirs = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.9), use_buffers=True)
+    for _ in range(5):
+        with torch.no_grad():
+            network.weight += torch.randn_like(network.weight)
+        ours.update_parameters(network)
+        theirs.update_parameters(network)
+    assert torch.equal(ours.module.weight, theirs.module.weight)
+    assert torch.equal(ours.n_averaged, theirs.n_averaged)

@@ -1,0 +1,95 @@
+"""Every recipe takes two steps on drawn shapes, and learns a handful of images by heart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bifocals.cli.find import recipe_names
+from bifocals.data import Annotations, Data, Input, PackedStrings, eval_transform, open_split, save_coco
+from bifocals.evaluate import evaluate
+from bifocals.networks import Backbone, Towers
+from bifocals.recipes import date, fcos, onenet
+from bifocals.train import Experiment, Optim, Provenance, Run, fit, load, read_log
+
+RECIPES = {"date": date, "fcos": fcos, "onenet": onenet}
+COLORS = ((220, 60, 40), (40, 90, 220))
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory) -> Path:
+    """Eight pictures of two or three bright rectangles on gray noise; the color is the class. train is val."""
+    folder = tmp_path_factory.mktemp("shapes")
+    draw = np.random.default_rng(0)
+    boxes, labels, counts = [], [], []
+    for i in range(8):
+        picture = draw.integers(90, 150, (96, 96, 3)).astype(np.uint8)
+        for k in range(2 + i % 2):
+            label = int(draw.integers(2))
+            width, height = draw.integers(20, 40, 2)
+            x = int(draw.integers(0, 96 - width)) if k else 4
+            y = (4, 50, 8)[k]
+            x = (4, x, 54)[k]
+            box = [x, y, min(x + int(width), 95), min(y + int(height), 95)]
+            picture[box[1] : box[3], box[0] : box[2]] = COLORS[label]
+            boxes.append(box)
+            labels.append(label)
+        counts.append(2 + i % 2)
+        Image.fromarray(picture).save(folder / f"{i}.png")
+    made = Annotations(
+        root=folder, files=PackedStrings.pack([f"{i}.png" for i in range(8)]), image_ids=np.arange(8),
+        sizes_hw=np.full((8, 2), 96, dtype=np.int32), offsets=np.cumsum([0, *counts]),
+        boxes=np.array(boxes, dtype=np.float64), labels=np.array(labels), crowd=np.zeros(len(labels), dtype=bool),
+        area=np.array([(b[2] - b[0]) * (b[3] - b[1]) for b in boxes], dtype=np.float64), classes=("red", "blue"),
+        category_ids=(1, 2),
+    )
+    save_coco(made, folder / "train.json")
+    save_coco(made, folder / "val.json")
+    return folder
+
+
+def settings(folder: Path, steps: int, lr: float = 1e-3) -> dict:
+    return {
+        "backbone": Backbone("resnet18", "pytorch", weights="none"),
+        "towers": Towers(64, 1),
+        "input": Input(96, 96, augment="none"),
+        "data": Data(str(folder)),
+        "optim": Optim(lr=lr, batch_size=4, backbone_lr_factor=1, warmup_steps=5, clip_norm=1.0, schedule="cosine"),
+        "epochs": steps * 4 / 8,
+    }
+
+
+def test_every_recipe_is_tried():
+    assert set(RECIPES) == set(recipe_names())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_steps(name: str, shapes: Path, tmp_path: Path):
+    arguments = settings(shapes, steps=2)
+    run = Run(str(tmp_path / "run"), workers=0, log_every=1, device="cpu")
+    workdir = fit(RECIPES[name](**arguments), run, Provenance(f"bifocals.recipes.{name}:{name}", arguments))
+    steps = [r for r in read_log(workdir) if r["kind"] == "train"]
+    assert [r["step"] for r in steps] == [1, 2]
+    assert all(np.isfinite(list(r["raw"].values())).all() for r in steps)
+    trained = load(workdir)
+    assert trained.classes == ("red", "blue")
+    assert trained.experiment.output in trained.network.outputs
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_learns_by_heart(name: str, shapes: Path, tmp_path: Path):
+    arguments = settings(shapes, steps=120)
+    experiment: Experiment = RECIPES[name](**arguments)
+    run = Run(str(tmp_path / "run"), workers=0, log_every=20, eval_every=0, device="cpu")
+    workdir = fit(experiment, run, Provenance(f"bifocals.recipes.{name}:{name}", arguments))
+    trained = load(workdir, "last")
+    found = evaluate(
+        trained.network, open_split(experiment.data, "val", log=None), transform=eval_transform(experiment.input),
+        postprocess=experiment.postprocess, output=experiment.output, batch_size=8,
+    )
+    assert found.ap > 0.9, found.summary()
+    if found.nms is None:
+        assert abs(found.with_nms.ap - found.ap) < 0.05
