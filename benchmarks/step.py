@@ -1,7 +1,7 @@
 """A training step and its assignment + losses, beside torchvision's FCOS on the same body and input, in one run.
 
     python benchmarks/step.py                     # CPU: step at 2 x 320x320, assignment + losses at 8 x 640x640
-    python benchmarks/step.py --device cuda --batch 8 --hw 800 1344 --precision bf16
+    python benchmarks/step.py --device cuda --batch 16 --hw 800 1344 --losses-batch 16 --losses-hw 800 1344
 
 Both sides alternate in one process; the ratio of the medians is what counts, the times depend on the machine.
 """
@@ -165,21 +165,29 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--batch", type=int, default=2, help="images of the training step")
     parser.add_argument("--hw", type=int, nargs=2, default=(320, 320), help="height and width of the training step")
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--losses-batch", type=int, default=8, help="images of assignment + losses alone")
+    parser.add_argument("--losses-hw", type=int, nargs=2, default=(640, 640), help="their height and width")
+    parser.add_argument("--precision", default="bf16", choices=["fp32", "bf16"])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--part", default="both", choices=["both", "step", "losses"])
     args = parser.parse_args()
     report: dict[str, object] = {"device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
                                  "torch": torch.__version__, "threads": torch.get_num_threads()}
     if args.part != "step":
-        times = measure_losses(8, (640, 640), 30, args.rounds, args.device)
-        print_times("assignment + losses, batch 8, 640x640, 30 boxes an image", times)
+        size = f"batch {args.losses_batch}, {args.losses_hw[0]}x{args.losses_hw[1]}"
+        times = measure_losses(args.losses_batch, tuple(args.losses_hw), 30, args.rounds, args.device)
+        print_times(f"assignment + losses and their gradient, {size}, 30 boxes an image", times)
         report["losses_s"] = times
     if args.part != "losses":
         times = measure_step(args.batch, tuple(args.hw), 30, args.rounds, args.device, args.precision)
         print_times(f"training step, ResNet-50, batch {args.batch}, {args.hw[0]}x{args.hw[1]}, {args.precision}", times)
         print("".join(f"  {n}: {args.batch / t:.1f} images/s\n" for n, t in times.items()), end="")
         report["step_s"] = times
+        if args.part == "both" and (args.batch, tuple(args.hw)) == (args.losses_batch, tuple(args.losses_hw)):
+            losses = report["losses_s"]
+            assert isinstance(losses, dict)
+            report["losses_share_of_step"] = {n: losses[n] / times[n] for n in ("torchvision", "fcos", "date")}
+            print(f"share of assignment + losses in the step: {report['losses_share_of_step']}")
     print(json.dumps(report))
 
 

@@ -137,7 +137,7 @@ def _find_voc(root: Path) -> Layout | None:
 
 def _find_yolo(root: Path) -> Layout | None:
     files = sorted(p for p in root.iterdir() if p.suffix in (".yaml", ".yml") and p.is_file())
-    files = [p for p in files if p.stem == "data"] or files
+    files = [p for p in files if p.stem == "data"] or [p for p in files if _names_classes(p)]
     if len(files) == 1:
         info = read_yaml(files[0])
         reason = f"{files[0].name} with {len(info.names)} names"
@@ -151,6 +151,13 @@ def _find_yolo(root: Path) -> Layout | None:
     entries = {name: (f"images/{name}",) for name in folders} or {"train": ("images",)}
     reason = f"images/ and labels/ with {relative_name(lists[0], root)}"
     return Layout("yolo", reason, dict.fromkeys(entries, lists[0]), YoloFile(names, entries))
+
+
+def _names_classes(path: Path) -> bool:
+    """Whether a YAML file could be a YOLO one; others lie beside any kind of data."""
+    with open(path, "rb") as file:
+        lines = file.read(1 << 20).splitlines()
+    return all(any(line.startswith(key) for line in lines) for key in (b"names:", b"train:"))
 
 
 def _listed(root: Path, paths: list[Path]) -> str:

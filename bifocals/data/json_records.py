@@ -78,6 +78,7 @@ class _Walker:
 
     def __init__(self, file: BinaryIO) -> None:
         self.file, self.text, self.at = file, b"", 0
+        self.offset = 0  # of text[0] in the file
         self.end_of_file = False
 
     def start(self) -> None:
@@ -149,8 +150,7 @@ class _Walker:
                 position += len(records)
                 continue
             # The end of the array, or a block with something wrong in it: one record at a time.
-            start = position
-            limit = self.at + _BLOCK
+            block_end = self.offset + self.at + _BLOCK
             while True:
                 position += 1
                 self._one_record(key, single, position - 1, on_records, on_bad)
@@ -163,7 +163,7 @@ class _Walker:
                     what = "expected a comma or the end of the array after it"
                     raise BrokenFile(f"{key} record {position - 1}", what, self._excerpt() or "the end of the file")
                 self._peek()
-                if position - start >= 64 and self.at >= min(limit, len(self.text)):
+                if self.offset + self.at >= block_end:
                     break
 
     def _decode_block(self, decoder: msgspec.json.Decoder[list[Any]]) -> list[Any] | None:
@@ -257,6 +257,7 @@ class _Walker:
         piece = self.file.read(max(_BLOCK, len(self.text) - self.at))
         self.end_of_file = not piece
         self.text = self.text[self.at :] + piece
+        self.offset += self.at
         self.at = 0
 
     def _excerpt(self) -> str:

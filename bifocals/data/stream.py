@@ -227,9 +227,13 @@ def _stream(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's advice on the number of workers: it was asked for, and the order does not depend on it."""
+    """Without torch's advice on the number of workers, which was asked for, and Python's on forking beside threads.
+
+    Torch's own threads are the ones that Python 3.12 means, and a worker never touches them.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        warnings.filterwarnings("ignore", ".*multi-threaded, use of fork", DeprecationWarning)
         yield
 
 

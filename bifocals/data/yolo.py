@@ -1,4 +1,4 @@
-"""YOLO txt: one file an image, a line an object: class, then centre x, centre y, width, height in shares of the image.
+"""YOLO txt: one file an image, a line an object: class, then center x, center y, width, height in shares of the image.
 
 A line with more numbers is a polygon (segmentation, oriented boxes): its enclosing box is taken.
 """

@@ -58,9 +58,13 @@ def joined(name: str) -> Iterator[torch.device]:
         dist.init_process_group("nccl", device_id=device, timeout=PATIENCE)
     else:
         dist.init_process_group("gloo", timeout=PATIENCE)
+    try:
+        yield device
+    except SystemExit:
+        dist.destroy_process_group()  # a stop that all ranks agreed on
+        raise
     # After an error the group is left to the end of the process: to leave it in order needs the other ranks, and they
     # may be waiting in a collective that this one never joins.
-    yield device
     dist.destroy_process_group()
 
 

@@ -185,4 +185,6 @@ def in_float32(outputs: Any) -> Any:
     if dataclasses.is_dataclass(outputs) and not isinstance(outputs, type):
         changed = {f.name: in_float32(getattr(outputs, f.name)) for f in dataclasses.fields(outputs)}
         return dataclasses.replace(outputs, **changed)
+    if type(outputs) in (list, tuple):
+        return type(outputs)(in_float32(value) for value in outputs)
     return outputs

@@ -61,6 +61,7 @@ class Session:
         self.record["results"] = {
             "step": state.step, "epoch": state.epoch, "best": state.best or None,
             "last": state.history[-1] if state.history else None, "minutes": state.seconds / 60,
+            "minutes_evaluating": state.seconds_evaluating / 60,
             "images_per_s": images / state.seconds if state.seconds else None,
         }
         if rank() == 0:
@@ -146,7 +147,7 @@ def _values(experiment: Experiment, run: Run, provenance: Provenance | None, tra
     return {
         "recipe": None if provenance is None else provenance.recipe,
         "recipe_sha256": None if provenance is None else recipe_digest(provenance.recipe),
-        "arguments": None if provenance is None else provenance.resolved(),
+        "arguments": None if provenance is None else provenance.resolved(_silent),
         "argv": [] if provenance is None else list(provenance.argv),
         "experiment": describe(experiment),
         "run": {name: getattr(run, name) for name in BINDING},

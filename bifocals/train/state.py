@@ -54,6 +54,8 @@ class State:
     """step, epoch and value of each evaluation."""
     seconds: float = 0.0
     """Time in training steps over all sessions, without evaluations and checkpoints."""
+    seconds_evaluating: float = 0.0
+    """Time in evaluations over all sessions."""
     random: list[RandomState] = field(default_factory=list)
     """Random states of each rank, from a checkpoint; restored once the loader is open."""
 
@@ -96,6 +98,7 @@ def pack(state: State, control: torch.distributed.ProcessGroup | None) -> dict[s
         "total": state.total,
         "epoch": state.epoch,
         "seconds": state.seconds,
+        "seconds_evaluating": state.seconds_evaluating,
         "best": state.best,
         "history": state.history,
         "ema_count": None if state.ema is None else int(state.ema.n_averaged),
@@ -136,7 +139,8 @@ def unpack(state: State, checkpoint: Checkpoint) -> None:
         RandomState({n.split("/", 1)[1]: t for n, t in parts["random"].items() if n.startswith(f"{i}/")}, numbers)
         for i, numbers in enumerate(record["random"])
     ]
-    state.step, state.seconds = record["step"], record["seconds"]
+    state.step = record["step"]
+    state.seconds, state.seconds_evaluating = record["seconds"], record["seconds_evaluating"]
     state.best, state.history = record["best"], record["history"]
     assert state.step == checkpoint.step
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from bifocals.data import Annotations, eval_transform
 from bifocals.evaluate import Evaluation, evaluate
 from bifocals.structures import rank, world_size
 
-from .rng import RandomState
 from .state import State
 from .weights import save_best
 
@@ -40,15 +40,14 @@ class Validation:
         """Evaluates on all ranks together and keeps the weights if they are the best. The log record, and one line."""
         state, experiment = self.state, self.state.experiment
         assert self.annotations is not None
-        random = RandomState.capture(state.device)
+        began = time.perf_counter()
         result = evaluate(
             state.weights, self.annotations, transform=eval_transform(experiment.input),
             postprocess=experiment.postprocess, output=experiment.output, nms="default", device=state.device,
             precision=state.run.precision, batch_size=max(1, experiment.optim.batch_size // world_size()),
             workers=state.run.workers,
         )
-        # The same steps follow, whether or not there was an evaluation between them.
-        random.restore(state.device)
+        state.seconds_evaluating += time.perf_counter() - began
         found = {"step": state.step, "epoch": state.epoch, METRIC: result.ap if math.isfinite(result.ap) else None}
         state.history.append(found)
         better = found[METRIC] is not None and (not state.best or found[METRIC] > state.best[METRIC])

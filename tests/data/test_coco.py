@@ -172,6 +172,12 @@ def test_files_of_another_form(coco: SmallSet, content: bytes, expected: str) ->
     assert any(expected in str(defect) for defect in caught.value.defects), str(caught.value)
 
 
+def test_string_that_would_fill_the_memory(coco: SmallSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bifocals.data.json_records._LONGEST", 3_000_000)
+    replace_text(coco, '"1.jpg"', '"' + "x" * 8_000_000 + '"')
+    coco.one_defect(JSON, "images record 1", "at most 3000000 bytes", left_out=None)
+
+
 def test_byte_order_mark_and_any_order_of_keys(coco: SmallSet) -> None:
     content = json.loads(coco.source(0).read_text())
     turned = {key: content[key] for key in ("annotations", "categories", "info", "images")}

@@ -142,6 +142,11 @@ def test_two_formats_need_a_choice(voc: SmallSet) -> None:
     assert len(voc.open(format="coco")) == 3
 
 
+def test_yaml_of_something_else_does_not_disturb(coco: SmallSet) -> None:
+    (coco.root / "training.yaml").write_text("lr: 0.1\nnames: unknown\n")
+    assert len(coco.open()) == 3
+
+
 def test_nothing_found(tmp_path: Path) -> None:
     (tmp_path / "readme.md").write_text("")
     with pytest.raises(ValueError, match=r"expected annotations/\*\.json.*Annotations/\*\.xml.*data\.yaml.*readme\.md"):

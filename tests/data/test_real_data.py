@@ -39,8 +39,7 @@ def test_facemask(shared: Path) -> None:
     train, val = open_split(data, "train", log=None), open_split(data, "val", log=None)
     assert (len(train), len(val), len(train.boxes) + len(val.boxes)) == (677, 171, 4021)
     assert np.diff(np.concatenate([train.offsets, val.offsets[1:] + train.offsets[-1]])).max() == 115
-    counts = np.bincount(np.concatenate([train.labels, val.labels]))
-    assert sorted(counts.tolist()) == sorted([2443, 560, 103]) or counts.sum() == 4021
+    assert sorted(np.bincount(train.labels).tolist()) == [103, 560, 2443]
 
 
 def test_coco128(shared: Path) -> None:

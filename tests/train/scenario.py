@@ -10,10 +10,12 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -75,14 +77,26 @@ def finish(job: Job, output: Path, seconds: float = 120) -> int:
     """Starts a job on all its ranks and waits for it; the exit code of rank 0, negative for a signal."""
     port = free_port()
     processes = [start(job, output.with_suffix(f".{r}.txt") if r else output, r, port) for r in range(job.ranks)]
-    for process in processes:
-        process.join(seconds)
-        if process.exitcode is None:
-            process.kill()
-            raise AssertionError(f"still running after {seconds} s: {output.read_text()}")
+    try:
+        for process in processes:
+            process.join(seconds)
+            assert process.exitcode is not None, f"still running after {seconds} s: {output.read_text()}"
+    finally:
+        for process in processes:
+            if process.exitcode is None:
+                kill_group(process)
     code = processes[0].exitcode
     assert code is not None
     return code
+
+
+def kill_group(process: BaseProcess) -> None:
+    """Ends a job and the workers of its loader."""
+    assert process.pid is not None
+    with suppress(ProcessLookupError):  # it may have ended, or not have made its group yet
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.join()
 
 
 def free_port() -> int:
@@ -122,7 +136,8 @@ def befall(job: Job) -> Callable[[State], None]:
             case "int":
                 os.kill(os.getpid(), signal.SIGINT)
             case "term_group":
-                os.killpg(0, signal.SIGTERM)
+                # From outside: a loader's worker ends in silence when its own parent sends the signal.
+                subprocess.run(["kill", "-TERM", "--", f"-{os.getpid()}"], check=True, start_new_session=True)
 
     return on_step
 
@@ -180,7 +195,7 @@ def last_tensors(workdir: Path) -> dict[str, Tensor]:
 def last_record(workdir: Path) -> dict[str, Any]:
     """state.json of the last checkpoint, without the time it took."""
     record = json.loads(read_checkpoint(list_checkpoints(workdir)[-1][1]).files["state.json"])
-    return {name: value for name, value in record.items() if name != "seconds"}
+    return {name: value for name, value in record.items() if not name.startswith("seconds")}
 
 
 def assert_equal_runs(one: Path, other: Path) -> None:

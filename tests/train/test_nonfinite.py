@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,6 @@ from bifocals.structures import Batch
 from bifocals.train import Run, State, fit, load, supervise
 from bifocals.train import window as window_module
 from bifocals.train.checkpoint import list_checkpoints, read_checkpoint
-from bifocals.train.state import pack
 from bifocals.train.weights import from_bytes
 from bifocals.train.window import Window
 from tests.train.scenario import draw_set
@@ -58,6 +59,21 @@ def test_the_run_stops_with_ids_and_raw_losses(data, tmp_path, value):
         assert all(t.isfinite().all() for t in from_bytes(files["model.safetensors"]).values())
 
 
+def test_where_reading_is_free_no_step_is_taken_after_it(data, tmp_path):
+    """On a CPU each step is checked before its gradients reach the weights."""
+    taken = []
+    run = Run(str(tmp_path / "run"), workers=0, log_every=100, save_every=100)
+    with pytest.raises(FloatingPointError):
+        fit(tiny(data=data, epochs=1), run, step=poisoned(9), on_step=lambda state: taken.append(state.step))
+    assert taken == list(range(1, json.loads((tmp_path / "run" / "nonfinite.json").read_text())["step"]))
+
+
+def test_a_loader_with_workers_ends_with_the_run(data, tmp_path):
+    with pytest.raises(FloatingPointError):
+        fit(tiny(data=data, epochs=1), Run(str(tmp_path / "run"), workers=2), step=poisoned(9))
+    assert multiprocessing.active_children() == []
+
+
 def test_gradients_that_are_not_finite_stop_the_run_too(data, tmp_path):
     """sqrt(0): a finite loss, an infinite gradient."""
     def step(state: State, batch: Batch) -> Losses:
@@ -91,7 +107,6 @@ def test_weights_that_are_not_finite_are_not_saved(data, tmp_path):
     with pytest.raises(FloatingPointError, match=r"step 3 is not written: its weight predict\.weight is not finite"):
         fit(tiny(data=data, epochs=1), run, on_step=spoil)
     assert list_checkpoints(tmp_path / "run") == []
-    assert pack is not None
 
 
 def test_a_stopped_run_goes_on_from_before(data, tmp_path):
@@ -135,8 +150,6 @@ def test_losses_that_change_their_names_are_refused():
 
 
 def test_an_objective_with_parameters_is_refused(data, tmp_path):
-    from dataclasses import replace
-
     experiment = tiny(data=data)
 
     def objective():

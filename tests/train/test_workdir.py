@@ -15,7 +15,7 @@ from bifocals.data import Data, Input
 from bifocals.train import DamagedCheckpoint, Optim, Provenance, Run, State, fit, load, read_log
 from bifocals.train.checkpoint import list_checkpoints, read_checkpoint
 from bifocals.train.weights import from_bytes
-from tests.train.scenario import CONTEXT, STAND_IN, Job, draw_set, finish, start
+from tests.train.scenario import CONTEXT, STAND_IN, Job, draw_set, finish, kill_group, start
 from tests.train.stand_in import stateless, tiny
 
 QUICK = Optim(lr=2e-3, batch_size=4, warmup_steps=3, ema=0.9)
@@ -188,8 +188,7 @@ def test_two_processes_cannot_train_in_one_folder(data, tmp_path):
         assert finish(job, tmp_path / "second.txt") == 1
         assert "for itself, got a folder that another process trains in" in (tmp_path / "second.txt").read_text()
     finally:
-        process.kill()
-        process.join()
+        kill_group(process)
     assert process.exitcode == -signal.SIGKILL
     quick = replace(job, at_step=1, event="term")
     assert finish(quick, tmp_path / "third.txt") in (0, 75)  # the lock went with the process
@@ -245,6 +244,17 @@ def test_the_average_s_count_survives(data, tmp_path):
         fit(tiny(data=data, epochs=1), run, on_step=stop)
     fit(tiny(data=data, epochs=1), replace(run, resume="auto"), on_step=count)
     assert counts == {1: 1, 2: 2, 3: 3}  # step 2 was not saved, and done again
+
+
+def test_evaluations_do_not_change_what_is_learned(data, tmp_path):
+    """Dropout goes on as if there had been none."""
+    for every in (0, 1):
+        fit(tiny(data=data, epochs=3), Run(str(tmp_path / str(every)), workers=0, eval_every=every))
+    one, other = (from_bytes(read_checkpoint(list_checkpoints(tmp_path / e)[-1][1]).files["model.safetensors"])
+                  for e in ("0", "1"))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    kinds = [[r["kind"] for r in read_log(tmp_path / e)].count("evaluation") for e in ("0", "1")]
+    assert kinds == [1, 3]
 
 
 def test_bf16_trains_with_losses_in_float32(data, tmp_path):
