@@ -80,6 +80,7 @@ def fit(
         session.restore_random()
         if validation.overdue():
             log.evaluation(*validation(session.workdir))
+            session.save(stop.control)
         window.start()
 
         for batch in batches:
@@ -132,7 +133,13 @@ def fit(
 
             # Evaluate.
             if judging:
-                log.evaluation(*validation(session.workdir))
+                try:
+                    log.evaluation(*validation(session.workdir))
+                except RuntimeError:
+                    if not stop.requested or world_size() > 1:
+                        raise
+                    # The signal went to the whole group and ended the loader's workers: the resumed run evaluates.
+                    done, stopping, saving = False, True, True
 
             # Save.
             if saving:

@@ -20,10 +20,10 @@ def trained(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("journey")
     save_scenes(folder / "data", train=16, val=6, hw=(64, 64), seed=3)
     code = main([
-        "train", "date", "--data.root", str(folder / "data"), "--backbone.name", "resnet18", "--backbone.style",
-        "pytorch", "--backbone.weights", "none", "--towers.channels", "64", "--towers.depth", "1", "--input.short", "64",
-        "--input.long", "64", "--epochs", "1", "--optim.batch-size", "4", "--optim.lr", "1e-3", "--run.workers", "0",
-        "--run.log-every", "2", "--run.workdir", str(folder / "run"),
+        "train", "date", "--data.root", str(folder / "data"), "--backbone.name", "resnet18",
+        "--backbone.style", "pytorch", "--backbone.weights", "none", "--towers.channels", "64", "--towers.depth", "1",
+        "--input.short", "64", "--input.long", "64", "--epochs", "1", "--optim.batch-size", "4", "--optim.lr", "1e-3",
+        "--run.workers", "0", "--run.log-every", "2", "--run.workdir", str(folder / "run"),
     ])  # fmt: skip
     assert code == 0
     return folder

@@ -31,6 +31,7 @@ from bifocals.data import Data
 from bifocals.structures import rank
 from bifocals.train import Provenance, Run, State, find_recipe, fit
 from bifocals.train.checkpoint import list_checkpoints, read_checkpoint
+from bifocals.train.validation import Validation
 from bifocals.train.weights import from_bytes, read_best
 
 ROOT = Path(__file__).parents[2]
@@ -51,7 +52,8 @@ class Job:
     """The step after which it befalls."""
     event: str = "nothing"
     """kill: SIGKILL after `delay` seconds, with all its children; kill_alone: without them; kill_write: with them, in
-    fsync number `fsync` after the step; term, int: the signal to itself; term_group: to its children too."""
+    fsync number `fsync` after the step; term, int: the signal to itself; term_group: to its children too;
+    lose_evaluation: the same, and its next evaluation fails as one whose workers have ended."""
     delay: float = 0.0
     fsync: int = 0
     ranks: int = 1
@@ -131,6 +133,8 @@ def befall(job: Job) -> Callable[[State], None]:
                 threading.Thread(target=_kill_after, args=(job.delay, False), daemon=True).start()
             case "kill_write":
                 kill_at_fsync(job.fsync)
+            case "lose_evaluation":
+                Validation.__call__ = _lost  # type: ignore[method-assign]
             case "term":
                 os.kill(os.getpid(), signal.SIGTERM)
             case "int":
@@ -140,6 +144,11 @@ def befall(job: Job) -> Callable[[State], None]:
                 subprocess.run(["kill", "-TERM", "--", f"-{os.getpid()}"], check=True, start_new_session=True)
 
     return on_step
+
+
+def _lost(self: Validation, workdir: Path) -> Any:
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Terminated.")
 
 
 def _kill_after(delay: float, children: bool) -> None:

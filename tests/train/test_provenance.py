@@ -41,7 +41,7 @@ def test_our_recipes_come_back_from_json(recipe):
 def test_defaults_are_recorded_too():
     plain = Provenance("bifocals.recipes.date:date").resolved()
     assert plain["optim"]["lr"] == 4e-4
-    assert plain["share_tower"] is True
+    assert plain["lambda_o2m"] == 1.0
 
 
 def test_a_file_is_executed_and_said_so(tmp_path):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from bifocals.data import Data, Input
-from bifocals.networks import Backbone
+from bifocals.networks import Backbone, Towers
 from bifocals.train import Optim, Run, read_log
 from bifocals.train.checkpoint import latest_checkpoint, list_checkpoints, save_checkpoint
 from tests.train.scenario import CONTEXT, Job, assert_equal_runs, draw_set, finish, kill_at_fsync, last_tensors
@@ -106,6 +106,7 @@ def test_a_flipped_byte_falls_back_and_the_run_ends_the_same(data, straight, tmp
     assert f"damaged checkpoint: {path}: expected sha256 " in said
     assert f"Falling back to step-{step - 4:08d}" in said
     assert f"at step {step - 4} of {TOTAL}" in said
+    assert (folder.parent / f"damaged-{folder.name}" / "state.safetensors").read_bytes() == bytes(content)
     assert_equal_runs(straight, tmp_path / "run")
 
 
@@ -165,6 +166,7 @@ def recipe_job(recipe: str, data: Data, workdir: Path, workers: int, epochs: flo
     """A real recipe on a tiny body: random MobileNetV2 that learns, 64x64 pixels, batches of 2."""
     arguments = {
         "data": data, "input": Input(64, 64), "backbone": Backbone("mobilenet_v2", "pytorch", "none"), "epochs": epochs,
+        "towers": Towers(channels=64, depth=2),
         "optim": Optim(lr=1e-4, batch_size=2, warmup_steps=4, ema=0.9),
     }
     run = Run(str(workdir), workers=workers, log_every=1, save_every=3, eval_every=0)

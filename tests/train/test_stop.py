@@ -7,9 +7,11 @@ from dataclasses import replace
 
 import pytest
 
-from bifocals.train import EXIT_CODE, Run, read_log
+from bifocals.train import EXIT_CODE, Run, fit, read_log
 from bifocals.train.checkpoint import list_checkpoints
+from bifocals.train.validation import Validation
 from tests.train.scenario import Job, assert_equal_runs, draw_set, finish
+from tests.train.stand_in import tiny
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +67,23 @@ def test_two_processes_stop_after_the_same_step(data, tmp_path):
     sessions = json.loads((tmp_path / "run" / "run.json").read_text())["sessions"]
     assert [s["from_step"] for s in sessions] == [0, step]
     assert sessions[1]["hardware"]["processes"] == 2
+
+
+@pytest.mark.parametrize("step", [6, 12])
+def test_a_signal_that_ends_the_workers_of_an_evaluation(data, straight, tmp_path, step):
+    """The checkpoint is saved without the evaluation, also the last one, and the resumed run makes up for it."""
+    job = Job({"data": data, "epochs": 2}, Run(str(tmp_path / "run"), workers=0, log_every=2))
+    output = tmp_path / "out.txt"
+    assert finish(replace(job, at_step=step, event="lose_evaluation"), output) == 75, output.read_text()
+    assert list_checkpoints(tmp_path / "run")[-1][0] == step
+    assert finish(replace(job, run=replace(job.run, resume="auto")), output) == 0, output.read_text()
+    assert_equal_runs(straight, tmp_path / "run")
+
+
+def test_another_error_of_an_evaluation_is_no_stop(data, tmp_path, monkeypatch):
+    def broken(self, workdir):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(Validation, "__call__", broken)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        fit(tiny(data=data, epochs=1), Run(str(tmp_path / "run"), workers=0))
