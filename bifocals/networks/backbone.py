@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ class Backbone:
     "auto" takes a file already in torch's cache and starts random where there is none."""
     frozen_stages: int = 1
     """Stages that do not learn, counted from the stem: 0 the stem, 1 also C2, -1 nothing.
-    A body that starts random is never frozen."""
+    A body that starts random is never frozen; of timm's bodies only the norms are."""
     norm: Literal["frozen", "train"] = "frozen"
     """frozen: batch norm keeps its statistics and its scale, as detectors with small batches need it."""
 
@@ -46,32 +47,27 @@ class Backbone:
 
 
 class Body(nn.Module):
-    """Five stages in a row, the stem first; the outputs of the last four are C2..C5.
+    """Images -> C2..C5. `freeze` holds the first stages and the batch norms still, also through `train()`.
 
-    `freeze` holds the first stages and all batch norms still; it survives `train()`.
+    stages: the parts that can be frozen, the stem first. channels: of C2..C5.
     """
 
-    def __init__(self, stages: list[nn.Module], channels: tuple[int, ...], config: Backbone) -> None:
+    def __init__(self, stages: Sequence[nn.Module], channels: tuple[int, ...], config: Backbone) -> None:
         super().__init__()
         self.normalize = Normalize(config.style)
         self.stages = nn.ModuleList(stages)
         self.channels = channels
-        self.frozen_stages = config.frozen_stages
-        self.frozen_norm = config.norm == "frozen"
-        self._apply_freeze()
+        self.freeze(config.frozen_stages, config.norm == "frozen")
 
-    def _apply_freeze(self) -> None:
+    def freeze(self, stages: int, norm: bool) -> None:
+        """Keeps the first stages (0: the stem, -1: none) and, with `norm`, all batch norms from learning."""
+        self.frozen_stages, self.frozen_norm = stages, norm
         self.requires_grad_(True)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.requires_grad_(not self.frozen_norm)
-        for stage in self.stages[: self.frozen_stages + 1]:
+                module.requires_grad_(not norm)
+        for stage in self.stages[: stages + 1]:
             stage.requires_grad_(False)
-
-    def unfreeze(self) -> None:
-        """Lets everything learn: for a body that starts random."""
-        self.frozen_stages, self.frozen_norm = -1, False
-        self._apply_freeze()
 
     def train(self, mode: bool = True) -> Body:
         super().train(mode)
@@ -89,58 +85,39 @@ class Body(nn.Module):
         return features[1:]
 
 
-class TimmBody(nn.Module):
-    """A timm body with its features of strides 4..32 (the last ones it has)."""
+class TimmBody(Body):
+    """A timm body and its features of strides 4..32. timm's stages have no common names, so only norms are frozen."""
 
     def __init__(self, config: Backbone) -> None:
-        super().__init__()
-        try:
-            import timm
-        except ImportError as error:
-            raise ValueError(f"Backbone {config.name!r} needs timm, which is not installed: "
-                             "pip install 'bifocals[timm]'.") from error
+        timm = _import_timm(config)
         name = config.name.removeprefix("timm:")
         if not timm.is_model(name):
             close = ", ".join(timm.list_models(f"*{name[:6]}*")[:5]) or "none with a like name"
             raise ValueError(f"Backbone expected a timm model, got {name!r}; timm knows {close}.")
-        self.normalize = Normalize(config.style)
-        self.body: nn.Module = timm.create_model(name, features_only=True, pretrained=False)
-        about: Any = self.body.feature_info
-        strides: list[int] = about.reduction()
-        wanted = [i for i, r in enumerate(strides) if r in (4, 8, 16, 32)]
-        if [strides[i] for i in wanted] != [4, 8, 16, 32]:
+        model = timm.create_model(name, features_only=True, pretrained=False)
+        strides: list[int] = model.feature_info.reduction()
+        self.wanted = [i for i, r in enumerate(strides) if r in (4, 8, 16, 32)]
+        if [strides[i] for i in self.wanted] != [4, 8, 16, 32]:
             raise ValueError(f"Backbone expected a timm body with features of strides 4, 8, 16, 32, "
                              f"got {name!r} with {strides}.")
-        self.wanted = wanted
-        self.channels = tuple(about.channels()[i] for i in wanted)
-        self.frozen_norm = config.norm == "frozen"
-        self._apply_freeze()
-
-    def _apply_freeze(self) -> None:
-        self.requires_grad_(True)
-        for module in self.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.requires_grad_(not self.frozen_norm)
-
-    def unfreeze(self) -> None:
-        """Lets everything learn: for a body that starts random."""
-        self.frozen_norm = False
-        self._apply_freeze()
-
-    def train(self, mode: bool = True) -> TimmBody:
-        super().train(mode)
-        if self.frozen_norm:
-            for module in self.body.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        return self
+        channels = tuple(model.feature_info.channels()[i] for i in self.wanted)
+        super().__init__([model], channels, replace(config, frozen_stages=-1))
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        features = self.body(self.normalize(images))
+        features = self.stages[0](self.normalize(images))
         return [features[i] for i in self.wanted]
 
 
-def build_backbone(config: Backbone) -> Body | TimmBody:
+def _import_timm(config: Backbone) -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(f"Backbone {config.name!r} needs timm, which is not installed: "
+                         "pip install 'bifocals[timm]'.") from error
+    return timm
+
+
+def build_backbone(config: Backbone) -> Body:
     """The body that `config` names, with random weights."""
     if config.name.startswith("timm:"):
         return TimmBody(config)
@@ -158,18 +135,18 @@ def build_backbone(config: Backbone) -> Body | TimmBody:
     return Body(stages, tuple(c * expansion for c in (64, 128, 256, 512)), config)
 
 
-def load_backbone(body: Body | TimmBody, config: Backbone) -> str:
+def load_backbone(body: Body, config: Backbone) -> str:
     """Puts the weights that `config` asks for into the body, and says in one sentence what was done.
 
     A body for which there are no weights is unfrozen. ValueError if the file does not fit the body.
     """
     state, origin = _find_weights(config)
     if state is None:
-        body.unfreeze()
+        body.freeze(-1, norm=False)
         return (f"backbone {config.name}: {origin}; it starts random, so all of it learns. Give a file with "
                 "--backbone.weights, or 'imagenet' to download.")
     if isinstance(body, TimmBody):
-        missing, unexpected = body.body.load_state_dict(state, strict=False)
+        missing, unexpected = body.stages[0].load_state_dict(state, strict=False)
     else:
         missing, unexpected = body.load_state_dict(_to_stages(state, config), strict=False)
     missing = [k for k in missing if not k.endswith("num_batches_tracked")]
@@ -191,8 +168,7 @@ def _find_weights(config: Backbone) -> tuple[dict[str, Tensor] | None, str]:
     if config.name.startswith("timm:"):
         if config.weights == "auto":
             return None, "weights 'auto' knows no cache for timm"
-        import timm
-
+        timm = _import_timm(config)
         model = timm.create_model(config.name.removeprefix("timm:"), features_only=True, pretrained=True)
         return model.state_dict(), "timm"
     if config.style == "caffe":

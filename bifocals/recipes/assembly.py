@@ -14,7 +14,6 @@ from bifocals.networks import (
     DenseDetector,
     DenseHead,
     PointPredictor,
-    TimmBody,
     Towers,
     build_backbone,
     load_backbone,
@@ -47,7 +46,7 @@ def start_from(backbone: Backbone) -> Callable[[nn.Module], str]:
 
     def start(network: nn.Module) -> str:
         assert isinstance(network, DenseDetector)
-        assert isinstance(network.backbone, Body | TimmBody)
+        assert isinstance(network.backbone, Body)
         return load_backbone(network.backbone, backbone)
 
     return start
