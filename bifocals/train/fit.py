@@ -59,7 +59,8 @@ def fit(
     evaluated. step: from a micro-batch on the device to its losses, whose total `fit` goes backward from.
 
     Under torchrun all processes call it alike. SIGTERM and SIGINT: the step is finished, a checkpoint is saved and
-    `Interrupted` raised, which ends the process with exit code 75; `Run(resume="auto")` goes on, bit for bit.
+    `Interrupted` raised, which ends the process with exit code 75; `Run(resume="auto")` goes on, on a CPU bit for bit
+    (with as many threads and processes as before; CUDA's own kernels may add up in another order at each call).
 
     ValueError: values that cannot be run, a work directory that holds another run. FloatingPointError: a loss that is
     not finite, with image ids and raw losses. OSError: a checkpoint that cannot be written. In each case the

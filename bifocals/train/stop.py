@@ -15,7 +15,8 @@ import torch.distributed as dist
 from bifocals.structures import world_size
 
 EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: stopped on request, `--run.resume auto` goes on."""
+"""EX_TEMPFAIL of sysexits.h: stopped on request, `--run.resume auto` goes on. torchrun, which is signaled first, waits
+for its processes to save and then ends with a code of its own."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 

@@ -49,7 +49,7 @@ class Job:
     run: Run
     recipe: str = f"{STAND_IN}:tiny"
     at_step: int = -1
-    """The step after which it befalls."""
+    """The first step after which it befalls."""
     event: str = "nothing"
     """kill: SIGKILL after `delay` seconds, with all its children; kill_alone: without them; kill_write: with them, in
     fsync number `fsync` after the step; term, int: the signal to itself; term_group: to its children too;
@@ -85,17 +85,16 @@ def finish(job: Job, output: Path, seconds: float = 120) -> int:
             assert process.exitcode is not None, f"still running after {seconds} s: {output.read_text()}"
     finally:
         for process in processes:
-            if process.exitcode is None:
-                kill_group(process)
+            kill_group(process)
     code = processes[0].exitcode
     assert code is not None
     return code
 
 
 def kill_group(process: BaseProcess) -> None:
-    """Ends a job and the workers of its loader."""
+    """Ends a job and its loader's workers; torch leaves one behind whose parent is killed while it starts."""
     assert process.pid is not None
-    with suppress(ProcessLookupError):  # it may have ended, or not have made its group yet
+    with suppress(ProcessLookupError):  # all have ended, or the group is not made yet
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
     process.join()
@@ -123,27 +122,37 @@ def _run(job: Job, output: str) -> None:
 
 
 def befall(job: Job) -> Callable[[State], None]:
+    pending = True
+
     def on_step(state: State) -> None:
-        if state.step != job.at_step or rank() not in job.signaled:
-            return
-        match job.event:
-            case "kill":
-                threading.Thread(target=_kill_after, args=(job.delay, True), daemon=True).start()
-            case "kill_alone":
-                threading.Thread(target=_kill_after, args=(job.delay, False), daemon=True).start()
-            case "kill_write":
-                kill_at_fsync(job.fsync)
-            case "lose_evaluation":
-                Validation.__call__ = _lost  # type: ignore[method-assign]
-            case "term":
-                os.kill(os.getpid(), signal.SIGTERM)
-            case "int":
-                os.kill(os.getpid(), signal.SIGINT)
-            case "term_group":
-                # From outside: a loader's worker ends in silence when its own parent sends the signal.
-                subprocess.run(["kill", "-TERM", "--", f"-{os.getpid()}"], check=True, start_new_session=True)
+        nonlocal pending
+        # Not "==": killed a little late, the session before may have got further than this step.
+        if pending and 0 <= job.at_step <= state.step and rank() in job.signaled:
+            pending = False
+            strike(job)
+        if state.step == state.total and job.event in ("kill", "kill_alone"):
+            time.sleep(10)  # the run does not end before it is killed
 
     return on_step
+
+
+def strike(job: Job) -> None:
+    match job.event:
+        case "kill":
+            threading.Thread(target=_kill_after, args=(job.delay, True), daemon=True).start()
+        case "kill_alone":
+            threading.Thread(target=_kill_after, args=(job.delay, False), daemon=True).start()
+        case "kill_write":
+            kill_at_fsync(job.fsync)
+        case "lose_evaluation":
+            Validation.__call__ = _lost  # type: ignore[method-assign]
+        case "term":
+            os.kill(os.getpid(), signal.SIGTERM)
+        case "int":
+            os.kill(os.getpid(), signal.SIGINT)
+        case "term_group":
+            # From outside: a loader's worker ends in silence when its own parent sends the signal.
+            subprocess.run(["kill", "-TERM", "--", f"-{os.getpid()}"], check=True, start_new_session=True)
 
 
 def _lost(self: Validation, workdir: Path) -> Any:

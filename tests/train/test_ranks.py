@@ -125,24 +125,18 @@ def target(image_id: int) -> Target:
     return Target(none, none[:, 0].long(), none[:, 0].bool(), (1, 1), (1, 1), image_id)
 
 
-# AdamW divides a gradient by its own size, so an entry whose gradient is all rounding moves by the full rate, either
-# way; SGD shows whether the gradients themselves are equal, at a hundred times the distance.
+# AdamW divides a gradient by its own size: in a network of millions of weights a few entries have gradients that are
+# all rounding, and they move by the full rate, either way. SGD shows whether the gradients themselves are equal.
 SGD = Optim("sgd", lr=1e-3, batch_size=4, warmup_steps=0, clip_norm=10.0, backbone_lr_factor=1.0)
-ADAMW = Optim(lr=1e-4, batch_size=4, warmup_steps=3)
 
 
-@pytest.mark.parametrize(("recipe", "optim"), [
-    ("date", SGD),
-    pytest.param("fcos", SGD, marks=pytest.mark.slow),
-    pytest.param("date", ADAMW, marks=pytest.mark.slow),
-    pytest.param("fcos", ADAMW, marks=pytest.mark.slow),
-])  # fmt: skip
-def test_recipes_of_two_processes_equal_one(tmp_path, recipe, optim):
+@pytest.mark.parametrize("recipe", ["date", pytest.param("fcos", marks=pytest.mark.slow)])
+def test_recipes_of_two_processes_equal_one(tmp_path, recipe):
     """With frozen batch norms, as from pretrained weights; most images have no objects, often all of a rank."""
     torch.save(models.resnet18(weights=None).state_dict(), tmp_path / "body.pth")
     data = draw_set(tmp_path / "set", train=20, empty=(*range(0, 20, 2), 1, 3, 5, 7))
     arguments = {
-        "data": data, "optim": optim, "input": Input(64, 64), "epochs": 2, "towers": Towers(channels=64, depth=2),
+        "data": data, "optim": SGD, "input": Input(64, 64), "epochs": 2, "towers": Towers(channels=64, depth=2),
         "backbone": Backbone("resnet18", "pytorch", str(tmp_path / "body.pth")),
     }
     for ranks in (1, 2):

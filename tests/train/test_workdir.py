@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -288,6 +289,20 @@ def test_the_gradient_is_clipped_to_its_norm(data, tmp_path):
         fit(stateless(data=data, epochs=1, optim=optim), Run(str(tmp_path / str(clip)), workers=0), on_step=move)
     assert moves[0.01] == pytest.approx([0.01, 0.01], rel=1e-3)
     assert min(moves[None]) > 0.02
+
+
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(data, tmp_path):
+    """torch.compile orders sums anew, so the losses are near and not equal."""
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    losses = []
+    for compiled in (False, True):
+        run = Run(str(tmp_path / str(compiled)), workers=0, log_every=1, compile=compiled)
+        job = Job({"data": data, "epochs": 1}, run, f"{STAND_IN}:stateless")
+        assert finish(job, tmp_path / "out.txt", 280) == 0, (tmp_path / "out.txt").read_text()
+        losses.append([r["loss"] for r in read_log(Path(run.workdir)) if r["kind"] == "train"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 def test_callbacks_and_clock(data, tmp_path):
