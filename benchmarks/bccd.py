@@ -24,7 +24,8 @@ def train(name: str, seed: int, data: str, weights: str, out: Path) -> None:
         "train", *RECIPES[name], "--data.root", data, "--data.on-defect", "skip",
         "--backbone.name", "resnet18", "--backbone.style", "pytorch", "--backbone.weights", weights,
         "--input.short", "240", "--input.long", "320",
-        "--optim.lr", "2e-4", "--optim.batch-size", "4", "--optim.backbone-lr-factor", "1", "--optim.schedule", "cosine",
+        "--optim.lr", "2e-4", "--optim.batch-size", "4", "--optim.backbone-lr-factor", "1",
+        "--optim.schedule", "cosine",
         "--run.precision", "bf16", "--run.eval-every", "0", "--run.workers", "1",
         "--run.seed", str(seed), "--run.workdir", str(workdir), "--run.resume", "auto",
     ])  # fmt: skip
