@@ -16,7 +16,11 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from torchvision.models.detection import fcos_resnet50_fpn
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import FrozenBatchNorm2d
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from bifocals.networks import FPN, Backbone, DenseDetector, DenseHead, build_backbone
 from bifocals.objective import Objective
@@ -39,6 +43,13 @@ def draw_targets(num_images: int, num_boxes: int, hw: tuple[int, int], device: s
         labels = torch.randint(NUM_CLASSES, (num_boxes,), generator=draw)
         targets.append(Target(boxes, labels, torch.zeros(num_boxes, dtype=torch.bool), hw, hw).to(device))
     return targets
+
+
+def torchvision_fcos(hw: tuple[int, int]) -> FCOS:
+    """As `fcos_resnet50_fpn` with ImageNet weights would build it: stem and first stage frozen, frozen batch norms."""
+    body = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d, trainable_layers=3,
+                               returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256))
+    return FCOS(body, NUM_CLASSES, min_size=min(hw), max_size=max(hw))
 
 
 def ours(recipe: str) -> tuple[DenseDetector, Objective]:
@@ -80,14 +91,12 @@ def to_torchvision(targets: list[Target]) -> list[dict[str, torch.Tensor]]:
 def measure_losses(batch: int, hw: tuple[int, int], num_boxes: int, rounds: int, device: str) -> dict[str, float]:
     """Assignment, losses and their gradient at the head's outputs."""
     targets = draw_targets(batch, num_boxes, hw, device)
-    theirs = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=NUM_CLASSES).to(device)
+    theirs = torchvision_fcos(hw).to(device)
     sizes = [(-(-hw[0] // s), -(-hw[1] // s)) for s in (8, 16, 32, 64, 128)]
     features = [torch.zeros(batch, 256, *size, device=device) for size in sizes]
     images = torch.zeros(batch, 3, *hw, device=device)
     with torch.no_grad():
         head = {k: v.detach() for k, v in theirs.head(features).items()}
-    from torchvision.models.detection.image_list import ImageList
-
     anchors = theirs.anchor_generator(ImageList(images, [hw] * batch), features)
     counts = [f.shape[2] * f.shape[3] for f in features]
     labels = to_torchvision(targets)
@@ -123,9 +132,7 @@ def measure_step(batch: int, hw: tuple[int, int], num_boxes: int, rounds: int, d
     amp = partial(torch.autocast, device, torch.bfloat16, enabled=precision == "bf16")
 
     def torchvision_step() -> Callable[[], None]:
-        model = fcos_resnet50_fpn(weights=None, weights_backbone=None, num_classes=NUM_CLASSES,
-                                  trainable_backbone_layers=3, min_size=min(hw), max_size=max(hw))
-        model = model.to(device, memory_format=torch.channels_last).train()
+        model = torchvision_fcos(hw).to(device, memory_format=torch.channels_last).train()
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-5, fused=True)
         images, labels = list(pixels.float() / 255), to_torchvision(targets)
 

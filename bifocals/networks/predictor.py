@@ -16,8 +16,9 @@ from bifocals.structures import DenseOutput, Priors, boxes_from_distances
 
 
 def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
-    """Maps [B, C, h, w] of all levels -> [B, P, C] float32, row-major inside a level."""
-    return torch.cat([m.flatten(2) for m in maps], dim=2).transpose(1, 2).float()
+    """Maps [B, C, h, w] of all levels -> [B, P, C] float32, contiguous, row-major inside a level."""
+    # Channels last, as convolutions leave them: the losses run over this memory several times faster in order.
+    return torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1).float()
 
 
 class PointPredictor(nn.Module):
@@ -56,9 +57,7 @@ class PointPredictor(nn.Module):
     def forward(
         self, cls_levels: Sequence[Tensor], box_levels: Sequence[Tensor], scales: Tensor, priors: Priors
     ) -> DenseOutput:
-        raw = torch.cat(
-            [self.box(x).flatten(2).float() * s for x, s in zip(box_levels, scales, strict=True)], dim=2
-        ).transpose(1, 2)  # [B, P, 4]
+        raw = flatten_levels([self.box(x).float() * s for x, s in zip(box_levels, scales, strict=True)])  # [B, P, 4]
         if self.distances == "relu":
             sides = raw.relu() * priors.strides[:, None]
         elif self.distances == "exp":
