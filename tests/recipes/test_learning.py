@@ -81,7 +81,8 @@ def test_two_steps(name: str, shapes: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_learns_by_heart(name: str, shapes: Path, tmp_path: Path):
-    arguments = settings(shapes, steps=120)
+    # The first FCOS learns box sizes slowly (exp of pixels, -log IoU): its later form fits by heart in as few steps.
+    arguments = settings(shapes, steps=150) | ({"tricks": True} if name == "fcos" else {})
     experiment: Experiment = RECIPES[name](**arguments)
     run = Run(str(tmp_path / "run"), workers=0, log_every=20, eval_every=0, device="cpu")
     workdir = fit(experiment, run, Provenance(f"bifocals.recipes.{name}:{name}", arguments))
