@@ -36,13 +36,13 @@ def train(name: str, seed: int, data: str, weights: str, out: Path) -> None:
 
 
 def row(workdir: Path) -> str:
-    run = json.loads((workdir / "run.json").read_text())["results"]
+    record = json.loads((workdir / "run.json").read_text())
+    run, output = record["results"], record["experiment"]["output"]
     name, seed = workdir.name.rsplit("-", 1)
-    output = "one2many" if name == "fcos" else "one2one"
     found = {n: json.loads((workdir / f"evaluation-test-{output}-{n}.json").read_text())
              for n in ("default", "none", "0.6")}
     shipped, free, suppressed = found["default"], found["none"], found["0.6"]
-    kind = "NMS .6" if name == "fcos" else "none"
+    kind = "none" if shipped["nms"] is None else f"NMS {shipped['nms']:g}"
     return (f"| {name} | {seed} | {kind} | {shipped['AP']:.3f} | {shipped['AP50']:.3f} | {shipped['AP75']:.3f} | "
             f"{free['AP']:.3f} | {suppressed['AP']:.3f} | {shipped['duplicate_rate']:.4f} | "
             f"{run['images_per_s']:.1f} | {run['minutes']:.1f} | [run.json](bccd/{workdir.name}/run.json) |")
