@@ -57,7 +57,7 @@ class POTO:
         return self._match(priors, [target], prediction.logits[None], prediction.boxes[None]).of_image(0)
 
     def batch(self, priors: Priors, targets: Sequence[Target], output: DenseOutput) -> Matches:
-        """The matches of all images at once; the host waits for the device twice, however many images there are."""
+        """The matches of all images at once; the host waits for the device three times, whatever their number."""
         return self._match(priors, targets, output.logits, output.boxes)
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import tyro
@@ -12,6 +13,7 @@ from rich.table import Table
 
 from bifocals.data import Annotations, Data, Input, eval_transform, open_split, save_scenes
 from bifocals.evaluate import Evaluation, evaluate
+from bifocals.evaluate.evaluation import COMPARED_NMS
 from bifocals.export import export_onnx
 from bifocals.networks import Backbone, Towers
 from bifocals.predict import predict
@@ -49,7 +51,7 @@ def demo(out: Path = Path("bifocals_demo"), steps: int = STEPS, images: int = 80
         say(number, f"training {name}: {steps} steps from random weights")
         trained[name] = load(learn(name, out, steps, images, seed), say=quiet)
         val = open_split(trained[name].experiment.data, "val", log=None)
-        scores[name] = {nms: score(trained[name], val, nms) for nms in (None, 0.6)}
+        scores[name] = score(trained[name], val)
     say("4", "what NMS is worth to each: DATE's one-to-one branch was trained to do without")
     print_scores(scores)
     pictures = [val.image_path(i) for i in range(min(8, len(val)))]
@@ -78,21 +80,22 @@ def learn(name: str, out: Path, steps: int, images: int, seed: int) -> Path:
     return fit(experiment, run, Provenance(f"bifocals.recipes.{name}:{name}", arguments, ("bifocals", "demo")))
 
 
-def score(trained: Trained, val: Annotations, nms: float | None) -> Evaluation:
+def score(trained: Trained, val: Annotations) -> Evaluation:
+    """Without NMS; an evaluation without NMS brings the numbers with it along."""
     experiment = trained.experiment
     return evaluate(trained.network, val, transform=eval_transform(experiment.input),
-                    postprocess=experiment.postprocess, output=experiment.output, nms=nms, batch_size=BATCH)
+                    postprocess=experiment.postprocess, output=experiment.output, nms=None, batch_size=BATCH)
 
 
-def print_scores(scores: dict[str, dict[float | None, Evaluation]]) -> None:
+def print_scores(scores: dict[str, Evaluation]) -> None:
     table = Table()
     for column in ("detector", "NMS", "AP", "AP50", "AP75", "duplicates"):
         table.add_column(column, justify="left" if column in ("detector", "NMS") else "right")
-    for name, by_nms in scores.items():
-        for nms, found in by_nms.items():
-            stats = found.stats
-            table.add_row(name, "none" if nms is None else f"{nms:g}", f"{stats['AP']:.3f}", f"{stats['AP50']:.3f}",
-                          f"{stats['AP75']:.3f}", f"{found.duplicate_rate:.1%}")
+    for name, found in scores.items():
+        assert found.with_nms is not None
+        for nms, result in (("none", found.result), (f"{COMPARED_NMS:g}", found.with_nms)):
+            numbers = (f"{result.stats[key]:.3f}" for key in ("AP", "AP50", "AP75"))
+            table.add_row(name, nms, *numbers, f"{found.duplicate_rate:.1%}" if nms == "none" else "")
     Console().print(table)
     print("duplicates: detections above .3 that overlap a better one of their class above .6 and match no object")
 
@@ -100,8 +103,8 @@ def print_scores(scores: dict[str, dict[float | None, Evaluation]]) -> None:
 def draw(trained: Trained, pictures: list[Path], out: Path) -> None:
     """Both without NMS: what the network itself says."""
     experiment = trained.experiment
-    free = {k: p.__class__(p.score_threshold, p.per_level, p.max_detections) for k, p in experiment.postprocess.items()}
-    predict(trained.network, pictures, transform=eval_transform(experiment.input), postprocess=free[experiment.output],
+    free = replace(experiment.postprocess[experiment.output], nms=None)
+    predict(trained.network, pictures, transform=eval_transform(experiment.input), postprocess=free,
             output=experiment.output, classes=trained.classes, category_ids=trained.category_ids, out=out, log=quiet)
 
 
