@@ -169,13 +169,14 @@ def _to_json(value: Any) -> Any:
 def _encode(value: Any) -> Any:
     if isinstance(value, PurePath):
         return str(value)
-    raise NotImplementedError(f"a run.json cannot hold {type(value).__name__}")
+    raise TypeError(f"Provenance expected arguments that run.json can hold (numbers, text, paths, dataclasses), got "
+                    f"a {type(value).__name__}.")
 
 
 def _decode(kind: type, value: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, PurePath):
         return kind(value)
-    raise NotImplementedError(f"a run.json cannot hold {kind}")
+    raise TypeError(f"run.json holds no {kind}")
 
 
 def environment(device: torch.device, processes: int) -> dict[str, Any]:

@@ -161,3 +161,10 @@ def test_no_git_is_none(tmp_path):
 def test_python_is_the_one_that_runs():
     version = environment(torch.device("cpu"), 1)["versions"]["python"]
     assert sys.version.startswith(version)
+
+
+def test_an_argument_that_json_cannot_hold_is_a_users_error(tmp_path):
+    path = tmp_path / "odd.py"
+    path.write_text("def mine(what=object()):\n    return None\n")
+    with pytest.raises(TypeError, match="expected arguments that run.json can hold .* got a object"):
+        Provenance(f"{path}:mine").resolved(say=lambda text: None)
