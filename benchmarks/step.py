@@ -55,9 +55,12 @@ def torchvision_fcos(hw: tuple[int, int]) -> FCOS:
 def ours(recipe: str) -> tuple[DenseDetector, Objective]:
     body = build_backbone(Backbone("resnet50", style="pytorch"))
     neck = FPN(body.channels[1:])
-    predictors = {"one2many": fcos_predictor(True)(256, NUM_CLASSES)}
-    branches = {"one2many": fcos_branch(1.5, "giou")}
-    if recipe == "date":
+    predictors, branches = {}, {}
+    if recipe in ("fcos", "date"):
+        tricks = recipe == "fcos"  # DATE-F's one-to-many half is the first FCOS
+        predictors["one2many"] = fcos_predictor(tricks)(256, NUM_CLASSES)
+        branches["one2many"] = fcos_branch(1.5, "giou") if tricks else fcos_branch()
+    if recipe in ("onenet", "date"):
         predictors["one2one"] = one2one_predictor(256, NUM_CLASSES)
         branches["one2one"] = one2one_branch("poto")
     return DenseDetector(body, neck, DenseHead(predictors, neck.strides)), Objective(branches)
@@ -161,7 +164,7 @@ def measure_step(batch: int, hw: tuple[int, int], num_boxes: int, rounds: int, d
 
         return run
 
-    works = {"torchvision": torchvision_step(), "fcos": our_step("fcos"), "date": our_step("date")}
+    works = {"torchvision": torchvision_step(), **{name: our_step(name) for name in ("fcos", "onenet", "date")}}
     if device == "cuda":
         works["date compiled"] = our_step("date", compiled=True)
     return alternate(works, rounds, device)
@@ -189,6 +192,7 @@ def main() -> None:
         times = measure_step(args.batch, tuple(args.hw), 30, args.rounds, args.device, args.precision)
         print_times(f"training step, ResNet-50, batch {args.batch}, {args.hw[0]}x{args.hw[1]}, {args.precision}", times)
         print("".join(f"  {n}: {args.batch / t:.1f} images/s\n" for n, t in times.items()), end="")
+        print(f"  DATE-F takes {times['date'] / times['onenet']:.3f} times OneNet's step")
         report["step_s"] = times
         if args.part == "both" and (args.batch, tuple(args.hw)) == (args.losses_batch, tuple(args.losses_hw)):
             losses = report["losses_s"]

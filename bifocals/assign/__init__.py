@@ -1,7 +1,11 @@
 """Floor 1: assigners, which say what prior answers for what object."""
 
+from .atss import ATSS
+from .bags import Bags
 from .fcos import FCOS
+from .max_iou import MaxIoU
 from .min_cost import MinCost
 from .poto import POTO
+from .poto_aux import POTOAux
 
-__all__ = ["FCOS", "POTO", "MinCost"]
+__all__ = ["ATSS", "FCOS", "POTO", "Bags", "MaxIoU", "MinCost", "POTOAux"]

@@ -21,7 +21,7 @@ from bifocals.structures import (
     Target,
     area,
     pad_targets,
-    points_inside,
+    priors_inside,
 )
 
 RANGES = ((-1.0, 64.0), (64.0, 128.0), (128.0, 256.0), (256.0, 512.0), (512.0, 1e8))
@@ -64,8 +64,7 @@ class FCOS:
         boxes, _, _ = pad_targets(targets)  # [B, G, 4]
         if boxes.shape[1] == 0:
             return Matches.stack([Match.empty(boxes.device) for _ in targets], len(priors))
-        reach = None if self.center_radius is None else self.center_radius * priors.strides
-        inside = points_inside(priors.points, boxes, reach)  # [B, P, G]
+        inside = priors_inside(priors, boxes, self.center_radius)  # [B, P, G]
         farthest = self._farthest_side(priors.points, boxes)
         low, high = self._range_of_points(priors)
         fits = inside & (farthest >= low[:, None]) & (farthest <= high[:, None])

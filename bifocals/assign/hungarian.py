@@ -23,3 +23,25 @@ def match_rows(score: Tensor, *, maximize: bool = False, who: str = "match_rows"
     rows, columns = torch.from_numpy(row), torch.from_numpy(gt)
     order = rows.argsort()
     return rows[order].to(score.device), columns[order].to(score.device)
+
+
+def object_prices(cost: Tensor, row: Tensor, gt: Tensor) -> Tensor:
+    """[objects] the most that a further row may cost each object without changing the cheapest matching.
+
+    cost: [rows, objects], matched at the least total by pairs (row, gt); every object has a row. A matching stays the
+    best when rows are added that cost each object its price or more: the prices are the smallest dual variables of the
+    assignment problem. An object is worth its own cost, and what another would pay more for losing its row to it.
+    """
+    order = gt.argsort()
+    if len(order) < cost.shape[1]:
+        return torch.full_like(cost[0], torch.inf)  # not every object has a row: any further one could matter
+    owned = cost[row[order]]  # [owner, objects]: what the row of each object costs every object
+    own = owned.diagonal()
+    price = own
+    for _ in range(len(own)):
+        # Who could take the row of owner i drives its price up to what i would have to pay elsewhere.
+        raised = torch.maximum(own, (price[None, :] - owned + own[:, None]).amax(dim=1))
+        if torch.equal(raised, price):
+            break
+        price = raised
+    return price

@@ -22,7 +22,7 @@ from bifocals.structures import (
     Target,
     pad_targets,
     pairwise_iou,
-    points_inside,
+    priors_inside,
 )
 
 from .hungarian import match_rows
@@ -34,15 +34,15 @@ class POTO:
 
     A point is a candidate for an object when it lies strictly inside the object's box and inside the square of half
     side `radius * stride` around its center (radius 0: anywhere inside the box). All other points are background.
-
-    alpha: weight of the IoU against the class probability.
-    outside: quality of the points that are no candidates. "zero" is DATE's: an object without a good candidate is
-    matched with an arbitrary point. "minus_one" is DeFCN's: any candidate, however bad, comes before the others.
     """
 
     alpha: float = 0.8
+    """Weight of the IoU against the class probability, from 0 to 1."""
     radius: float = 1.5
+    """Half side of the square around an object's center that holds its candidates, in strides; 0: the whole box."""
     outside: Literal["zero", "minus_one"] = "zero"
+    """Quality of the points that are no candidates. zero, DATE's: an object without a good candidate is matched with
+    an arbitrary point. minus_one, DeFCN's: any candidate, however bad, comes before the others."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1:
@@ -88,7 +88,7 @@ class POTO:
         return self._quality(self.candidates(priors, target), prediction.logits, prediction.boxes, target.boxes, labels)
 
     def _inside(self, priors: Priors, boxes: Tensor) -> Tensor:
-        return points_inside(priors.points, boxes, self.radius * priors.strides if self.radius > 0 else None)
+        return priors_inside(priors, boxes, self.radius if self.radius > 0 else None)
 
     @staticmethod
     def _rows_that_matter(candidate: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from torch import nn
 from bifocals.check import check_assigner, check_balancer, check_loss, check_network
 from bifocals.data import Data, check_dataset
 
-USAGE = """usage: bifocals check dataset DIR [--format coco|voc|yolo] [...]
+USAGE = """usage: bifocals check dataset DIR [--format coco|voc|yolo|crowdhuman] [...]
        bifocals check FILE.py:NAME [--kind assigner|loss|balancer|network]
 
 dataset   Looks at every record and every image of a data set, as bifocals train does before its first step, and
@@ -42,7 +42,7 @@ def run(argv: list[str]) -> int:
 
 def check_data(
     root: tyro.conf.Positional[Path],
-    format: Literal["auto", "coco", "voc", "yolo"] = "auto",
+    format: Literal["auto", "coco", "voc", "yolo", "crowdhuman"] = "auto",
     classes: tuple[str, ...] = (),
     one_based: bool = False,
 ) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,7 +12,9 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bifocals.data import eval_transform, open_split
-from bifocals.evaluate import evaluate
+from bifocals.evaluate import CrowdMetrics, crowd_metrics, evaluate
+from bifocals.networks import DenseDetector, prune
+from bifocals.predict import of_output
 from bifocals.train import Trained, load
 
 from .options import parse_device, parse_nms
@@ -27,6 +31,8 @@ def evaluate_run(
     data_root: Annotated[str, tyro.conf.arg(name="data.root")] = "",
     output: str = "",
     nms: str = "default",
+    max_detections: int | None = None,
+    crowd: bool = False,
     weights: Literal["best", "last"] | None = None,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
@@ -34,8 +40,9 @@ def evaluate_run(
     workers: int = 2,
     save: Path | None = None,
 ) -> None:
-    """Prints COCO's 12 numbers of a trained run, per class, with the duplicate rate; an output that needs no NMS is
-    also shown with it.
+    """Prints COCO's 12 numbers of a trained run, per class, with the duplicate rate. An output that needs no NMS is
+    also shown with it, beside the run's other output with NMS of its own, and judged: NMS-free safe, or not yet, with
+    the interval behind the verdict (a bootstrap over images).
 
     Args:
         workdir: A work directory of bifocals train.
@@ -43,6 +50,8 @@ def evaluate_run(
         data_root: Another folder than the one of the training.
         output: The output of the network, one2one or one2many; the one for inference where none is named.
         nms: none, or the IoU of the non-maximum suppression; what the recipe says where it is not given.
+        max_detections: The most of an image that are kept, in place of what the recipe says; 500 for CrowdHuman.
+        crowd: Also CrowdHuman's numbers: AP50, log-average miss rate, recall and Jaccard index.
         weights: best or last; the best where there are any.
         device: auto, cpu or cuda.
         precision: Arithmetic of the network.
@@ -51,14 +60,25 @@ def evaluate_run(
         save: A file for all numbers as JSON; WORKDIR/evaluation-SPLIT-OUTPUT-NMS.json where none is named.
     """
     trained = load(workdir, weights)
-    output = output or trained.experiment.output
+    experiment = trained.experiment
+    output, suppression = output or experiment.output, parse_nms(nms)
+    annotations = open_split(data_of(trained, data_root), split, classes=trained.classes)
+    if crowd:
+        crowd_metrics({}, annotations)  # what it cannot work with is said before the network runs
+    chosen = of_output(experiment.postprocess, output, "bifocals evaluate")
+    free = (chosen.nms if suppression == "default" else suppression) is None
+    network = trained.network
+    if not free and isinstance(network, DenseDetector):
+        network = prune(network, output)  # timed is what would be shipped
     found = evaluate(
-        trained.network,
-        open_split(data_of(trained, data_root), split, classes=trained.classes),
-        transform=eval_transform(trained.experiment.input),
-        postprocess=trained.experiment.postprocess,
+        network,
+        annotations,
+        transform=eval_transform(experiment.input),
+        postprocess=experiment.postprocess,
         output=output,
-        nms=parse_nms(nms),
+        nms=suppression,
+        max_detections=max_detections,
+        trust=free,
         device=parse_device(device),
         precision=precision,
         batch_size=batch_size,
@@ -66,9 +86,24 @@ def evaluate_run(
     )
     print(found.summary())
     record = {"split": split, "weights": trained.weights, "step": trained.step, **found.to_json()}
+    if crowd:
+        rows = {name: crowd_metrics(detections, annotations) for name, (_, detections) in found.rows().items()}
+        print(crowd_table(rows))
+        record["crowd"] = {name: metrics.to_json() for name, metrics in rows.items()}
     path = save or workdir / f"evaluation-{split}-{output}-{nms}.json"
     path.write_text(json.dumps(record, indent=1), encoding="utf8")
     print(f"saved {path}")
+
+
+def crowd_table(rows: Mapping[str, CrowdMetrics]) -> str:
+    """CrowdHuman's numbers of each row, a small table for a terminal."""
+    columns = {"AP50": "ap50", "mMR": "mmr", "recall": "recall", "JI": "jaccard"}
+    width = max(map(len, [*rows, "CrowdHuman"]))
+    lines = [f"{'CrowdHuman':<{width}}" + "".join(f"{head:>8}" for head in columns)]
+    for name, metrics in rows.items():
+        values = [getattr(metrics, field) for field in columns.values()]
+        lines.append(f"{name:<{width}}" + "".join(f"{'-' if math.isnan(v) else f'{v:.4f}':>8}" for v in values))
+    return "\n".join(lines)
 
 
 def data_of(trained: Trained, root: str) -> Any:

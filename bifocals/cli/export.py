@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from bifocals.data import Input, open_split
-from bifocals.export import export_onnx
+from bifocals.export import CERTIFICATE, export_onnx
 from bifocals.networks import DenseDetector, prune
 from bifocals.train import load
 
@@ -35,6 +35,9 @@ def export_run(
 ) -> None:
     """Writes the network, pruned to one output, with decoding and the choice of detections as one ONNX graph, and
     proves on real images that it computes what the trained network does: certificate.json lies beside the file.
+
+    --output one2many writes the NMS twin from the same weights: the run's other output with its NMS inside the graph.
+    Its certificate is NAME.certificate.json, so that both proofs fit in one folder.
 
     Args:
         workdir: A work directory of bifocals train.
@@ -71,6 +74,7 @@ def export_run(
         annotations=annotations,
         input=experiment.input,
         ap_images=ap_images,
+        certificate_name=CERTIFICATE if output == experiment.output else f"{path.stem}.{CERTIFICATE}",
     )
     print(f"exported {path}")
 

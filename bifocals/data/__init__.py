@@ -2,6 +2,7 @@
 
 from .annotations import Annotations, PackedStrings
 from .coco import load_coco, save_coco
+from .crowdhuman import load_crowdhuman, save_crowdhuman
 from .dataset import DetectionDataset
 from .defects import DataError, Defect
 from .images import read_image
@@ -28,11 +29,13 @@ __all__ = [
     "eval_transform",
     "has_split",
     "load_coco",
+    "load_crowdhuman",
     "load_voc",
     "load_yolo",
     "open_split",
     "read_image",
     "save_coco",
+    "save_crowdhuman",
     "save_scenes",
     "save_voc",
     "save_yolo",

@@ -69,7 +69,8 @@ def check_images(draft: Draft, whole: bool = True, log: Log | None = None) -> Dr
 def check_boxes(draft: Draft) -> Draft:
     """Judges every box against the size of its image, where that is known, and clips what hangs over a little.
 
-    Wrong: a number that is not finite, no width or height, outside of the image, more than two pixels beyond it.
+    Wrong: a number that is not finite, no width or height, outside of the image, more than two pixels beyond it; the
+    last two are right, and nothing is clipped, in a draft with `overhang`.
     """
     annotations = draft.annotations
     image_index = annotations.image_index()
@@ -82,7 +83,7 @@ def check_boxes(draft: Draft) -> Draft:
     finite = _rows(np.isfinite(boxes))
     sides = np.where(finite[:, None], boxes[:, 2:], 1.0) - np.where(finite[:, None], boxes[:, :2], 0.0)
     positive = _rows(sides > 0)
-    clipped = np.clip(boxes, 0.0, np.where(known[:, None], limits, np.inf))
+    clipped = boxes if draft.overhang else np.clip(boxes, 0.0, np.where(known[:, None], limits, np.inf))
     inside = _rows(clipped[:, 2:] > clipped[:, :2])
     near = _rows(np.abs(clipped - boxes) <= _OVERHANG)
     defects = []

@@ -24,16 +24,18 @@ class Draft:
 
     records: [N] id or number of the record of each object. noun: what the format calls a record.
     sources: [I] the file with the annotations of each image. written: how the format writes a box.
-    allowed: real paths of the folders that images may lie in.
+    allowed: real paths of the folders that images may lie in. overhang: boxes may reach beyond the image, or lie
+    outside of it, and stay as they are.
     """
 
     annotations: Annotations
     records: NDArray[np.int64]
     noun: str
     sources: PackedStrings | str
-    written: Literal["xywh", "xyxy", "cxcywh"]
+    written: Literal["xywh", "fbox", "vbox", "xyxy", "cxcywh"]
     allowed: tuple[str, ...]
     defects: tuple[Defect, ...] = ()
+    overhang: bool = False
 
     @property
     def relative(self) -> bool:
@@ -48,8 +50,9 @@ class Draft:
         x1, y1, x2, y2 = (float(v) for v in box)
         if self.written == "xyxy":
             return f"xmin {x1:.8g} ymin {y1:.8g} xmax {x2:.8g} ymax {y2:.8g}"
-        if self.written == "xywh":
-            return f"bbox [{x1:.8g}, {y1:.8g}, {x2 - x1:.8g}, {y2 - y1:.8g}]"
+        if self.written in ("xywh", "fbox", "vbox"):
+            name = "bbox" if self.written == "xywh" else self.written
+            return f"{name} [{x1:.8g}, {y1:.8g}, {x2 - x1:.8g}, {y2 - y1:.8g}]"
         height, width = size_hw
         shares = ((x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height)
         return " ".join(f"{v:.8g}" for v in shares)

@@ -12,7 +12,7 @@ from .file_names import relative_name
 from .voc import images_folder
 from .yolo import YoloFile, read_yaml
 
-Format = Literal["coco", "voc", "yolo"]
+Format = Literal["coco", "crowdhuman", "voc", "yolo"]
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "minival"),
@@ -31,11 +31,11 @@ class Layout:
     yolo: YoloFile | None = None
 
 
-def find_layout(root: Path, wanted: Literal["auto", "coco", "voc", "yolo"] = "auto") -> Layout:
+def find_layout(root: Path, wanted: Literal["auto"] | Format = "auto") -> Layout:
     """The layout of a folder. Raises ValueError where it has none of them, or more than one and none is wanted."""
     if not root.is_dir():
         raise ValueError(f"data.root expected a folder, got {str(root)!r}, which is none.")
-    finders = {"coco": _find_coco, "voc": _find_voc, "yolo": _find_yolo}
+    finders = {"coco": _find_coco, "crowdhuman": _find_crowdhuman, "voc": _find_voc, "yolo": _find_yolo}
     found = {name: layout for name, find in finders.items() if wanted in ("auto", name) and (layout := find(root))}
     if len(found) == 1:
         return next(iter(found.values()))
@@ -45,6 +45,7 @@ def find_layout(root: Path, wanted: Literal["auto", "coco", "voc", "yolo"] = "au
     entries = ", ".join(sorted(p.name for p in root.iterdir())[:12]) or "nothing"
     expected = {
         "coco": "annotations/*.json or */_annotations.coco.json",
+        "crowdhuman": "annotation_*.odgt",
         "voc": "Annotations/*.xml",
         "yolo": "data.yaml, or images/ and labels/ with classes.txt",
     }
@@ -117,6 +118,14 @@ def _is_coco(path: Path) -> bool:
     with open(path, "rb") as file:
         start = file.read(1 << 20)
     return any(key in start for key in (b'"images"', b'"annotations"', b'"categories"'))
+
+
+def _find_crowdhuman(root: Path) -> Layout | None:
+    files = sorted(root.glob("*.odgt")) + sorted((root / "annotations").glob("*.odgt"))
+    splits: dict[str, Path] = {}
+    for path in files:
+        splits.setdefault(path.stem, path)
+    return Layout("crowdhuman", _listed(root, list(splits.values())), splits) if splits else None
 
 
 def _find_voc(root: Path) -> Layout | None:

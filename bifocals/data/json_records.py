@@ -204,7 +204,7 @@ class _Walker:
         except RecursionError:
             on_bad(key, BadRecord(position, text, "expected nesting a reader can follow", _depth_text(text)))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            on_bad(key, BadRecord(position, text, *_explain(error, text)))
+            on_bad(key, BadRecord(position, text, *explain(error, text)))
         else:
             on_records(key, [record])
 
@@ -274,7 +274,7 @@ def _follow(depth: int, token: re.Match[bytes]) -> tuple[int, int]:
     return depth, token.end()
 
 
-def _explain(error: Exception, text: bytes) -> tuple[str, str]:
+def explain(error: Exception, text: bytes) -> tuple[str, str]:
     """What msgspec expected, and the piece of the record that it did not like."""
     reason, _, place = str(error).partition(" - at ")
     byte = re.search(r"\(byte (\d+)\)", reason)

@@ -6,18 +6,19 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from .annotations import Annotations
 from .checking import check_draft
 from .coco import coco_classes, read_coco
+from .crowdhuman import read_crowdhuman
 from .dataset import philox_order
 from .defects import DataError, Defect
 from .draft import Draft, Log, apply_policy
 from .file_names import name_problem, relative_name
-from .finding import Layout, choose_split, coco_image_folders, find_layout
+from .finding import Format, Layout, choose_split, coco_image_folders, find_layout
 from .voc import images_folder, read_voc, voc_classes
 from .yolo import read_yolo, yolo_images
 
@@ -31,8 +32,8 @@ class Data:
 
     root: str = ""
     """Folder of the data set."""
-    format: Literal["auto", "coco", "voc", "yolo"] = "auto"
-    """COCO JSON, Pascal VOC XML or YOLO txt; auto finds it from the files in the folder."""
+    format: Literal["auto", "coco", "crowdhuman", "voc", "yolo"] = "auto"
+    """COCO JSON, CrowdHuman odgt, Pascal VOC XML or YOLO txt; auto finds it from the files in the folder."""
     train: str | None = None
     """Split to train on: its name on disk or an annotation file; found by its name where not given."""
     val: str | None = None
@@ -40,7 +41,7 @@ class Data:
     test: str | None = None
     """Split for the final numbers, likewise."""
     images: str | None = None
-    """Folder of the pictures, for COCO and VOC; found from the file names where not given."""
+    """Folder of the pictures, for COCO, CrowdHuman and VOC; found from the file names where not given."""
     classes: tuple[str, ...] = ()
     """Class names in the order of their labels; by default those of the training split."""
     holdout: float = 0.0
@@ -51,8 +52,9 @@ class Data:
     """fail: stop at any defect, listing them all; skip: leave the images concerned out whole, and list them."""
 
     def __post_init__(self) -> None:
-        if self.format not in ("auto", "coco", "voc", "yolo"):
-            raise ValueError(f"Data expected format to be auto, coco, voc or yolo, got {self.format!r}.")
+        if self.format not in ("auto", *get_args(Format)):
+            known = ", ".join(get_args(Format))
+            raise ValueError(f"Data expected format to be auto or one of {known}, got {self.format!r}.")
         if self.on_defect not in ("fail", "skip"):
             raise ValueError(f"Data expected on_defect to be fail or skip, got {self.on_defect!r}.")
         if not 0 <= self.holdout < 1:
@@ -95,7 +97,7 @@ def has_split(data: Data, split: SplitName) -> bool:
 
 
 def check_dataset(
-    root: str | Path | Data, log: Log | None = None, format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    root: str | Path | Data, log: Log | None = None, format: Literal["auto"] | Format = "auto"
 ) -> list[Defect]:
     """All defects of all splits of a folder; an empty list means that it is sound. Raises ValueError without a set."""
     data = root if isinstance(root, Data) else Data(root=str(root), format=format)
@@ -142,6 +144,8 @@ def _read_split(
         draft = read_coco(
             file, lambda files: _image_folder(data, root, file, name, files, log), root=root, classes=names, log=log
         )
+    elif layout.format == "crowdhuman":
+        draft = read_crowdhuman(file, _given(data, root), root=root, classes=names, log=log)
     elif layout.format == "voc":
         folder, images, listing = _voc_folders(data, root, file)
         draft = read_voc(folder, images, listing, root=root, classes=names, one_based=data.one_based)
@@ -158,7 +162,7 @@ def _read_split(
 
 def _training_classes(data: Data, layout: Layout, root: Path, split: str, held_out: bool) -> tuple[str, ...] | None:
     """The classes of the training split, None where the split to be read is that one or where there is none."""
-    if split == "train" or held_out or layout.format == "yolo":
+    if split == "train" or held_out or layout.format in ("crowdhuman", "yolo"):
         return None
     chosen = choose_split(layout, "train", data.train, root)
     if chosen is None:

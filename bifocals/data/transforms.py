@@ -41,6 +41,18 @@ class Input:
     photometric: bool = False
     """Vary brightness, contrast, saturation and hue in training."""
 
+    @staticmethod
+    def detr() -> Input:
+        """DETR's augmentation (arXiv:2005.12872), DATE's for 36 epochs of COCO: short sides 480, 512 ... 800, half of
+        the images cropped before."""
+        return Input(augment="detr")
+
+    @staticmethod
+    def crowdhuman() -> Input:
+        """DATE's for CrowdHuman: as `detr`, with short sides 640, 672 ... 896 and long ones up to 1400; 800 by up to
+        1400 in evaluation."""
+        return Input(short=800, long=1400, augment="detr", multiscale=tuple(range(640, 897, 32)))
+
     def __post_init__(self) -> None:
         if self.short < 1 or self.long < self.short:
             raise ValueError(f"Input expected 1 <= short <= long, got short={self.short} and long={self.long}.")

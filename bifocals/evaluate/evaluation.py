@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from textwrap import wrap
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -17,10 +18,11 @@ from torch import Tensor, nn
 
 from bifocals.data import Annotations, eval_stream
 from bifocals.predict import Postprocess, Precision, inference, of_output
-from bifocals.structures import Detections, Target, rank, world_size
+from bifocals.structures import DenseOutput, Detections, Target, rank, world_size
 
 from .average_precision import AveragePrecision, average_precision
 from .duplicates import duplicate_rate
+from .trust import Trust, trust_in
 
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
 
@@ -28,21 +30,40 @@ COMPARED_NMS = 0.6
 """The IoU of the class-wise NMS that an NMS-free output is compared with."""
 
 
+WIDTH = 96
+"""Columns of the table for a terminal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """The same images, looked at with an NMS: by the same output or by another one of the same network."""
+
+    output: str
+    nms: float
+    result: AveragePrecision
+    detections: Mapping[int, Detections]
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """What an output of a network is worth on an annotated set.
 
-    nms: the IoU of the non-maximum suppression that was used, None for none. with_nms: of an output evaluated without
-    NMS, the same with NMS at IoU .6; None elsewhere. duplicate_rate: see the function of that name. images_per_second:
-    of all processes together, under the conditions of `protocol`; NaN for a set of a single batch.
+    nms: the IoU of the non-maximum suppression that was used, None for none. suppressed: of an output evaluated without
+    NMS, the same with NMS at IoU .6; None elsewhere. trust: whether an output does without NMS, where that was asked
+    for. other: then the network's output that needs NMS, if it has one.
+    duplicate_rate: see the function of that name. max_detections: the most of an image that were kept.
+    images_per_second: of all processes together, under the conditions of `protocol`; NaN for a set of a single batch.
     detections: of each image id, on the CPU.
     """
 
     result: AveragePrecision
-    with_nms: AveragePrecision | None
+    suppressed: Compared | None
+    other: Compared | None
+    trust: Trust | None
     duplicate_rate: float
     output: str
     nms: float | None
+    max_detections: int
     num_images: int
     classes: tuple[str, ...]
     images_per_second: float
@@ -59,37 +80,58 @@ class Evaluation:
         """COCO's AP, the mean over IoU .5 to .95: the number that chooses the best weights."""
         return self.result.ap
 
+    @property
+    def with_nms(self) -> AveragePrecision | None:
+        """Of an output evaluated without NMS, its AP with NMS at IoU .6."""
+        return None if self.suppressed is None else self.suppressed.result
+
+    def rows(self) -> dict[str, tuple[AveragePrecision, Mapping[int, Detections]]]:
+        """All that was evaluated, AP and detections, by the name that a table gives it."""
+        rows = {"without NMS" if self.nms is None else f"with NMS {self.nms:g}": (self.result, self.detections)}
+        if self.suppressed is not None:
+            rows[f"with NMS {self.suppressed.nms:g}"] = (self.suppressed.result, self.suppressed.detections)
+        if self.other is not None:
+            rows[f"{self.other.output}, NMS {self.other.nms:g}"] = (self.other.result, self.other.detections)
+        return rows
+
     def to_json(self) -> dict[str, Any]:
         """Everything but the detections, as values that JSON has; NaN becomes None."""
+        other = self.other
         return {
             "output": self.output,
             "nms": self.nms,
+            "max_detections": self.max_detections,
             "num_images": self.num_images,
             **self.result.to_json(self.classes),
             "with_nms": None if self.with_nms is None else self.with_nms.to_json(self.classes),
-            "compared_nms": None if self.with_nms is None else COMPARED_NMS,
+            "compared_nms": None if self.suppressed is None else self.suppressed.nms,
+            "other": None if other is None else {"output": other.output, "nms": other.nms,
+                                                 **other.result.to_json(self.classes)},
             "duplicate_rate": self.duplicate_rate,
+            "trust": None if self.trust is None else self.trust.to_json(),
             "images_per_second": None if math.isnan(self.images_per_second) else self.images_per_second,
             "protocol": self.protocol,
         }
 
     def summary(self) -> str:
-        """A small table for a terminal."""
-        columns = list(self.stats)
+        """A small table for a terminal, and the verdict on NMS where there is one."""
         suppression = "none" if self.nms is None else f"{self.nms:g}"
-        rows = [("AP without NMS" if self.nms is None else f"AP with NMS {suppression}", self.result)]
-        if self.with_nms is not None:
-            rows.append((f"AP with NMS {COMPARED_NMS:g}", self.with_nms))
         lines = [f"{self.num_images} images, output {self.output}, NMS {suppression}"]
-        lines.append(" " * 18 + "".join(f"{name:>7}" for name in columns))
-        for name, result in rows:
-            lines.append(f"{name:<18}" + "".join(f"{_short(result.stats[column]):>7}" for column in columns))
+        rows = {f"AP {name}": result for name, (result, _) in self.rows().items()}
+        width = max(map(len, rows))
+        most = ap_detections(self.max_detections)
+        heads = [f"AR{most}" if name == "AR100" else name for name in self.stats]
+        lines.append(" " * width + "".join(f"{name:>6}" for name in heads))
+        for name, result in rows.items():
+            lines.append(f"{name:<{width}}" + "".join(f"{_short(result.stats[column]):>6}" for column in self.stats))
         speed = f"{self.images_per_second:.1f} images/s: {self.protocol}"
-        lines.append(f"duplicate rate {self.duplicate_rate:.4f}; {speed}")
+        lines += wrap(f"duplicate rate {self.duplicate_rate:.4f}; {speed}", WIDTH, subsequent_indent="  ")
         width = max([len(name) for name in self.classes], default=0)
         per_class = (self.result.class_ap.tolist(), self.result.class_ap50.tolist())
         for name, ap, ap50 in zip(self.classes, *per_class, strict=True):
             lines.append(f"  {name:<{width}}  AP {_short(ap)}  AP50 {_short(ap50)}")
+        if self.trust is not None:
+            lines += wrap(self.trust.sentence(), WIDTH, subsequent_indent="  ")
         return "\n".join(lines)
 
 
@@ -101,6 +143,8 @@ def evaluate(
     postprocess: Mapping[str, Postprocess],
     output: str,
     nms: float | Literal["default"] | None = "default",
+    max_detections: int | None = None,
+    trust: bool = False,
     device: torch.device | str | None = None,
     precision: Precision = "fp32",
     batch_size: int = 1,
@@ -109,51 +153,113 @@ def evaluate(
     """COCO AP of an output, and whether it does without NMS.
 
     transform: the one of evaluation, without random parts. postprocess: of each output, by name. nms: an IoU, None for
-    none, or "default" for what the output's postprocess says. device, precision: see `bifocals.predict.inference`.
-    batch_size: images of a batch of this process; images of a batch share a canvas, whose padding a network may see.
+    none, or "default" for what the output's postprocess says. max_detections: of an image, in place of what the
+    postprocess says; above 100 all of them count for AP too, below COCO's 100 stay the limit of AP. device, precision:
+    see `bifocals.predict.inference`. batch_size: images of a batch of this process; images of a batch share a canvas,
+    whose padding a network may see.
+
+    trust: of an output without NMS also judge whether it needs one (`Trust`), with the network's output that has NMS as
+    the other side, if there is one; both come out of one pass over the images. Takes seconds after that pass.
 
     In a distributed run every rank calls, computes its share of the images, and returns the same numbers: each image
     counts once, however many ranks there are. The global random state is left alone.
     """
-    chosen = of_output(postprocess, output, "evaluate")
+    chosen = _limited(of_output(postprocess, output, "evaluate"), max_detections)
     if nms != "default":
         chosen = replace(chosen, nms=nms)
-    compared = replace(chosen, nms=COMPARED_NMS) if chosen.nms is None else None
+    looks = {"chosen": (output, chosen)}
+    if chosen.nms is None:
+        looks["suppressed"] = (output, replace(chosen, nms=COMPARED_NMS))
+        other = _output_with_nms(network, postprocess, output) if trust else None
+        if other is not None:
+            looks["other"] = (other, _limited(postprocess[other], max_detections))
     batches = eval_stream(
         annotations, transform, batch_size=batch_size, workers=workers, rank=rank(), world_size=world_size(),
         divisor=int(getattr(network, "size_divisor", 1)),
     )
-    found: dict[int, Detections] = {}
-    suppressed: dict[int, Detections] = {}
+    found: dict[str, dict[int, Detections]] = {name: {} for name in looks}
     clock = _Clock()
-    with inference(network, output, device, precision) as forward:
+    whole = "other" in looks
+    with inference(_Whole(network) if whole else network, "all" if whole else output, device, precision) as forward:
         for batch in batches:
             clock.start()
             dense = forward(batch)
-            detections = [d.cpu() for d in chosen(dense, batch.targets)]
+            outputs = cast(dict[str, DenseOutput], dense) if whole else {output: dense}
+            detections = [d.cpu() for d in chosen(outputs[output], batch.targets)]
             clock.stop(len(detections))
-            found.update(zip(batch.image_ids, detections, strict=True))
-            if compared is not None:
-                again = [d.cpu() for d in compared(dense, batch.targets)]
-                suppressed.update(zip(batch.image_ids, again, strict=True))
+            found["chosen"].update(zip(batch.image_ids, detections, strict=True))
+            for name, (source, choose) in looks.items():
+                if name != "chosen":
+                    again = [d.cpu() for d in choose(outputs[source], batch.targets)]
+                    found[name].update(zip(batch.image_ids, again, strict=True))
     used = next((p.device for p in network.parameters()), torch.device("cpu"))
     # Ranks may stop at different times: their rates add up, their seconds do not.
-    gathered = _gather((found, suppressed, clock.rate()))
-    found = {image_id: d for part in gathered for image_id, d in part[0].items()}
-    suppressed = {image_id: d for part in gathered for image_id, d in part[1].items()}
-    assert len(found) == len(annotations) == sum(len(part[0]) for part in gathered), "each image exactly once"
+    gathered = _gather((found, clock.rate()))
+    found = {name: {i: d for part, _ in gathered for i, d in part[name].items()} for name in looks}
+    assert len(found["chosen"]) == len(annotations) == sum(len(part["chosen"]) for part, _ in gathered), "each once"
+    limit = ap_detections(chosen.max_detections)
+    result = {name: average_precision(of_look, annotations, max_detections=limit) for name, of_look in found.items()}
+
+    def compared(name: str) -> Compared | None:
+        if name not in looks:
+            return None
+        source, choose = looks[name]
+        assert choose.nms is not None
+        return Compared(source, choose.nms, result[name], found[name])
+
+    suppressed, other_side = compared("suppressed"), compared("other")
+    judged = None
+    if trust and suppressed is not None:
+        judged = trust_in(
+            output, found["chosen"], suppressed.detections, annotations, nms=COMPARED_NMS, max_detections=limit,
+            other=None if other_side is None else (other_side.output, other_side.nms, other_side.detections),
+        )
     return Evaluation(
-        result=average_precision(found, annotations),
-        with_nms=None if compared is None else average_precision(suppressed, annotations),
-        duplicate_rate=duplicate_rate(found, annotations),
+        result=result["chosen"],
+        suppressed=suppressed,
+        other=other_side,
+        trust=judged,
+        duplicate_rate=duplicate_rate(found["chosen"], annotations),
         output=output,
         nms=chosen.nms,
+        max_detections=chosen.max_detections,
         num_images=len(annotations),
         classes=annotations.classes,
-        images_per_second=sum(part[2] for part in gathered),
-        protocol=_protocol(used, precision, batch_size),
-        detections=found,
+        images_per_second=sum(rate for _, rate in gathered),
+        protocol=_protocol(used, precision, batch_size, getattr(network, "outputs", ())),
+        detections=found["chosen"],
     )
+
+
+def ap_detections(max_detections: int) -> int:
+    """How many detections of an image and a class count for AP: COCO's 100, or all where more were asked for."""
+    return max(100, max_detections)
+
+
+def _limited(postprocess: Postprocess, max_detections: int | None) -> Postprocess:
+    if max_detections is None:
+        return postprocess
+    return replace(postprocess, max_detections=max_detections, per_level=max(postprocess.per_level, max_detections))
+
+
+def _output_with_nms(network: nn.Module, postprocess: Mapping[str, Postprocess], output: str) -> str | None:
+    """The network's first output beside this one whose postprocess has NMS."""
+    names = getattr(network, "outputs", ())
+    others = [name for name in names if name != output and name in postprocess and postprocess[name].nms is not None]
+    return others[0] if others and output in names else None
+
+
+class _Whole(nn.Module):
+    """All outputs of a network as if they were one, for `inference` gives one."""
+
+    outputs = ("all",)
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> dict[str, dict[str, DenseOutput]]:
+        return {"all": self.network(images)}
 
 
 class _Clock:
@@ -185,10 +291,11 @@ def _gather(mine: Any) -> list[Any]:
     return parts
 
 
-def _protocol(device: torch.device, precision: str, batch_size: int) -> str:
+def _protocol(device: torch.device, precision: str, batch_size: int, outputs: Sequence[str]) -> str:
+    whole = f" with its outputs {' and '.join(outputs)}" if len(outputs) > 1 else ""
     place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return (f"transfer, network and postprocess of batches of {batch_size} in {precision} on {world_size()} x {place}, "
-            "without reading images, first batch left out")
+    return (f"transfer, network{whole} and postprocess of batches of {batch_size} in {precision} on {world_size()} x "
+            f"{place}, without reading images, first batch left out")
 
 
 def _short(value: float) -> str:

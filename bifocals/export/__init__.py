@@ -1,5 +1,6 @@
 """Floor 3: networks as files that run elsewhere, with the proof that they compute the same."""
 
+from .certificate import FILE_NAME as CERTIFICATE
 from .certificate import Certificate
 from .latency import cpu_name, latency_ms
 from .onnx import ParityError, export_onnx
@@ -8,6 +9,7 @@ from .program import Program
 from .session import Metadata, OnnxDetector, fit, fit_batch
 
 __all__ = [
+    "CERTIFICATE",
     "Certificate",
     "Difference",
     "Metadata",

@@ -51,9 +51,9 @@ class Certificate:
         record["parity"] = {f"batch {size}": asdict(difference) for size, difference in self.parity.items()}
         return record
 
-    def save(self, folder: str | Path) -> Path:
-        """Writes `certificate.json` into the folder and returns its path."""
-        path = Path(folder) / FILE_NAME
+    def save(self, folder: str | Path, name: str = FILE_NAME) -> Path:
+        """Writes the record into the folder and returns its path."""
+        path = Path(folder) / name
         path.write_text(json.dumps(self.to_json(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         return path
 

@@ -58,6 +58,7 @@ def export_onnx(
     input_dtype: Literal["uint8", "float32"] = "uint8",
     tolerance: Tolerance = TOLERANCE,
     runs: int = 20,
+    certificate_name: str = FILE_NAME,
     log: Callable[[str], None] = print,
 ) -> Certificate:
     """Writes one output of the network, decoding and the choice of detections included, as one ONNX graph.
@@ -67,7 +68,8 @@ def export_onnx(
 
     Before the file gets its name it is run by ONNX Runtime on `images` (real ones: RGB bytes [3 h w] or files) at
     batch 1, 2 and 3 against the eager network and `postprocess`, and on the first `ap_images` of `annotations` where
-    given. runs: of the latency measurement. `certificate.json` beside the file holds what was found.
+    given. runs: of the latency measurement. The file `certificate_name` beside it holds what was found; files in one
+    folder need names that differ.
 
     input: how training sized its pictures. Then they are resized so here too, by `OnnxDetector` as well, and become
     smaller only where `input_hw` is too small; without it they become as large as fits. The record then also holds the
@@ -81,7 +83,7 @@ def export_onnx(
     _require(network, output, input_hw, pictures, input_dtype)
     path.parent.mkdir(parents=True, exist_ok=True)
     rejected = path.with_name(path.name + ".rejected")
-    for old in (path, path.parent / FILE_NAME, rejected):
+    for old in (path, path.parent / certificate_name, rejected):
         old.unlink(missing_ok=True)
 
     metadata = Metadata(
@@ -128,7 +130,7 @@ def export_onnx(
         os.replace(unproved, path)
     finally:
         unproved.unlink(missing_ok=True)
-    certificate.save(path.parent)
+    certificate.save(path.parent, certificate_name)
     log(certificate.summary())
     return certificate
 

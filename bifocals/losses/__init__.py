@@ -1,8 +1,59 @@
 """Floor 1: losses, scalars of the matched view."""
 
+from .bag_negatives import IoUNegatives, SoftNegatives
+from .by_name import BoxLossName, ClsLossName, named_box_loss, named_cls_loss
 from .centerness import Centerness, centerness
+from .dfl import distance_targets, distribution_focal_loss
+from .dr import DR
 from .focal import Focal
-from .iou import IoUKind, IoULoss, iou_loss
-from .regression import L1
+from .ghm import GHM, GradientDensity
+from .hcra_c import HCRAC, negative_omega, rci_cls
+from .hcra_r import HCRAR, conditioning, rci_reg
+from .iou import IoULoss
+from .iou_kinds import IoUKind, iou_loss
+from .multiple_anchor import Aggregate, BagLoss, Select, mean_max, mean_of_best, num_selected
+from .pair_weight import PairWeight, weighted_mean
+from .quality_focal import QualityFocal, Varifocal
+from .regression import L1, BalancedL1, SmoothL1, balanced_l1
+from .wise_iou import WiseIoU
 
-__all__ = ["L1", "Centerness", "Focal", "IoUKind", "IoULoss", "centerness", "iou_loss"]
+__all__ = [
+    "DR",
+    "GHM",
+    "HCRAC",
+    "HCRAR",
+    "L1",
+    "Aggregate",
+    "BagLoss",
+    "BalancedL1",
+    "BoxLossName",
+    "Centerness",
+    "ClsLossName",
+    "Focal",
+    "GradientDensity",
+    "IoUKind",
+    "IoULoss",
+    "IoUNegatives",
+    "PairWeight",
+    "QualityFocal",
+    "Select",
+    "SmoothL1",
+    "SoftNegatives",
+    "Varifocal",
+    "WiseIoU",
+    "balanced_l1",
+    "centerness",
+    "conditioning",
+    "distance_targets",
+    "distribution_focal_loss",
+    "iou_loss",
+    "mean_max",
+    "mean_of_best",
+    "named_box_loss",
+    "named_cls_loss",
+    "negative_omega",
+    "num_selected",
+    "rci_cls",
+    "rci_reg",
+    "weighted_mean",
+]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from bifocals.structures import Matched, distances_from_boxes
+from bifocals.structures import Matched, Normalizer, distances_from_boxes
 
 
 def centerness(sides: Float[Tensor, "M 4"]) -> Float[Tensor, "M"]:
@@ -23,8 +23,15 @@ def centerness(sides: Float[Tensor, "M 4"]) -> Float[Tensor, "M"]:
 
 @dataclass(frozen=True)
 class Centerness:
-    """Binary cross-entropy of the quality logit against the centerness of the point, mean over the positives."""
+    """Binary cross-entropy of the quality logit against the centerness of the point, mean over the positives.
+
+    Where priors are anchors, the point is the anchor's center (ATSS). normalizer: how positives are counted
+    (`Matched.normalizer`).
+    """
+
+    normalizer: Normalizer = "reduced"
 
     def __call__(self, matched: Matched) -> Tensor:
         target = centerness(distances_from_boxes(matched.points, matched.target_boxes))
-        return F.binary_cross_entropy_with_logits(matched.quality, target, reduction="sum") / matched.num_positive
+        total = F.binary_cross_entropy_with_logits(matched.quality, target, reduction="sum")
+        return total / matched.normalizer(self.normalizer)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor
 
-from bifocals.structures import Matched
+from bifocals.structures import Matched, Normalizer
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,12 @@ class Focal:
     """-alpha_t (1 - p_t)^gamma log(p_t) over every prior and class, divided by the number of positives.
 
     A prior is positive for the classes of the objects it is matched with, negative for the others; ignored priors do
-    not count. The divisor is at least one (see `Matched.num_positive`).
+    not count. normalizer: how positives are counted (`Matched.normalizer`).
     """
 
     alpha: float = 0.25
     gamma: float = 2.0
+    normalizer: Normalizer = "reduced"
 
     def __post_init__(self) -> None:
         if not 0 <= self.alpha <= 1 or self.gamma < 0:
@@ -38,7 +39,7 @@ class Focal:
         if matched.counted is not None:
             background = background * matched.counted[..., None]
             correction = correction * matched.counted[matched.matches.image, matched.matches.prior]
-        return ((1 - self.alpha) * background.sum() + correction.sum()) / matched.num_positive
+        return ((1 - self.alpha) * background.sum() + correction.sum()) / matched.normalizer(self.normalizer)
 
     def _surprise(self, logits: Tensor) -> Tensor:
         """p^gamma * -log(1 - p): what a logit costs where there is no object; the negated one, where there is."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from bifocals.structures import DenseOutput, Target, make_points
 
-from .predictor import PointPredictor
 from .tower import Tower
 
 
@@ -18,25 +17,34 @@ class DenseHead(nn.Module):
     """Two towers and any number of named predictors over them.
 
     share_tower: all predictors read one pair of towers (DATE); else each has a pair of its own (its Table 9). The
-    levels' scales are one set, shared by all predictors, whatever they do with them.
+    levels' scales are one set, shared by all predictors, whatever they do with them; with `scales` off they are 1 and
+    not learned, as in the first RetinaNets. groups: of the towers' norms; None leaves the norms out.
+    predictors: modules that take (cls levels, box levels, scales, priors) and give a `DenseOutput`, by output name.
     """
 
     def __init__(
         self,
-        predictors: Mapping[str, PointPredictor],
+        predictors: Mapping[str, nn.Module],
         strides: Sequence[int],
         channels: int = 256,
         share_tower: bool = True,
         depth: int = 4,
+        tower_bias: bool = False,
+        groups: int | None = 32,
+        scales: bool = True,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
         self.share_tower = share_tower
         self.predictors = nn.ModuleDict(predictors)
         names = ("shared",) if share_tower else tuple(predictors)
-        self.cls_towers = nn.ModuleDict({n: Tower(channels, depth) for n in names})
-        self.box_towers = nn.ModuleDict({n: Tower(channels, depth) for n in names})
-        self.scales = nn.Parameter(torch.ones(len(self.strides)))
+        self.cls_towers = nn.ModuleDict({n: Tower(channels, depth, groups, tower_bias) for n in names})
+        self.box_towers = nn.ModuleDict({n: Tower(channels, depth, groups, tower_bias) for n in names})
+        ones = torch.ones(len(self.strides))
+        if scales:
+            self.scales: Tensor = nn.Parameter(ones)
+        else:
+            self.register_buffer("scales", ones, persistent=False)
 
     def forward(self, levels: list[Tensor]) -> dict[str, DenseOutput]:
         sizes = [(x.shape[-2], x.shape[-1]) for x in levels]
@@ -50,14 +58,20 @@ class DenseHead(nn.Module):
 
 
 class DenseDetector(nn.Module):
-    """images [B, 3, H, W], RGB 0..255, H and W multiples of `size_divisor` -> a `DenseOutput` for each predictor."""
+    """images [B, 3, H, W], RGB 0..255, H and W multiples of `size_divisor` -> a `DenseOutput` for each predictor.
+
+    hook: a part between pyramid and towers, levels -> levels (MAL's depression), or None.
+    """
 
     size_divisor = 32
 
-    def __init__(self, backbone: nn.Module, neck: nn.Module, head: DenseHead) -> None:
+    def __init__(
+        self, backbone: nn.Module, neck: nn.Module, head: DenseHead, hook: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.neck = neck
+        self.hook = hook
         self.head = head
 
     @property
@@ -66,7 +80,8 @@ class DenseDetector(nn.Module):
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> dict[str, DenseOutput]:
         """The targets are not looked at: they are for networks that need them in training."""
-        return self.head(self.neck(self.backbone(images)[1:]))
+        levels = self.neck(self.backbone(images)[1:])
+        return self.head(levels if self.hook is None else self.hook(levels))
 
 
 def prune(network: DenseDetector, *outputs: str) -> DenseDetector:

@@ -15,6 +15,7 @@ from bifocals.structures import (
     Loss,
     Matched,
     Matches,
+    Reporting,
     Scheduled,
     Target,
 )
@@ -24,7 +25,8 @@ class DenseBranch(nn.Module):
     """Joins an assigner, named losses and a balancer for one `DenseOutput`.
 
     source: the network output to read; None reads the output named like the branch. Two branches may read one output
-    (DeFCN's auxiliary loss). weight: a factor on the whole branch (DATE's lambda, arXiv:2211.13859, Eq. 1).
+    (DeFCN's auxiliary loss). filtered: False makes assigner and losses see the class logits before a filter of the
+    head (3DMF). weight: a factor on the whole branch (DATE's lambda, arXiv:2211.13859, Eq. 1).
     Parts with state are modules and so become part of this module's state dict; the others are plain objects.
     """
 
@@ -35,6 +37,7 @@ class DenseBranch(nn.Module):
         balance: Balancer | None = None,
         *,
         source: str | None = None,
+        filtered: bool = True,
         weight: float = 1.0,
     ) -> None:
         super().__init__()
@@ -44,12 +47,14 @@ class DenseBranch(nn.Module):
         self.losses = dict(losses)
         self.balance = balance
         self.source = source
+        self.filtered = filtered
         self.weight = weight
         # Registered so that a state dict holds them; a module that is not registered would be lost on resume.
         self.stateful = nn.ModuleDict({n: part for n, part in losses.items() if isinstance(part, nn.Module)})
 
     def match(self, output: DenseOutput, targets: Sequence[Target]) -> Matches:
         """The pairs of a batch, without gradient; all images at once where the assigner can."""
+        output = self._seen(output)
         with torch.no_grad():
             if isinstance(self.assigner, BatchAssigner):
                 return self.assigner.batch(output.priors, targets, output.detach())
@@ -58,8 +63,12 @@ class DenseBranch(nn.Module):
 
     def forward(self, output: DenseOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The raw losses."""
+        output = self._seen(output)
         matched = Matched(output, targets, self.match(output, targets))
         return {name: loss(matched) for name, loss in self.losses.items()}
+
+    def _seen(self, output: DenseOutput) -> DenseOutput:
+        return output if self.filtered else output.before_filter()
 
     def weigh(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
         weighted = dict(raw) if self.balance is None else self.balance(raw)
@@ -73,3 +82,11 @@ class DenseBranch(nn.Module):
         for part in (self.assigner, *self.losses.values(), self.balance):
             if isinstance(part, Scheduled):
                 part.set_step(step, total)
+
+    def scheduled(self) -> dict[str, float]:
+        """Where the parts that change with training time stand."""
+        found: dict[str, float] = {}
+        for part in (self.assigner, *self.losses.values(), self.balance):
+            if isinstance(part, Reporting):
+                found |= part.scheduled()
+        return found

@@ -70,3 +70,11 @@ class Objective(nn.Module):
         for branch in self.branches.values():
             assert isinstance(branch, DenseBranch)
             branch.set_step(step, total)
+
+    def scheduled(self) -> dict[str, float]:
+        """Where the parts that change with training time stand, as `branch/name`."""
+        found: dict[str, float] = {}
+        for name, branch in self.branches.items():
+            assert isinstance(branch, DenseBranch)
+            found |= {f"{name}/{key}": value for key, value in branch.scheduled().items()}
+        return found

@@ -13,14 +13,17 @@ from bifocals.networks import (
     Body,
     DenseDetector,
     DenseHead,
-    PointPredictor,
     Towers,
     build_backbone,
     load_backbone,
 )
+from bifocals.train import copy_weights, read_source
 
-MakePredictor = Callable[[int, int], PointPredictor]
+MakePredictor = Callable[[int, int], nn.Module]
 """Channels and number of classes -> predictor."""
+
+COPIED = ("backbone", "neck", "head.cls_towers", "head.box_towers")
+"""What a run takes over from a trained detector (DATE's Figure 3 and Table 11)."""
 
 
 def dense_network(
@@ -29,24 +32,46 @@ def dense_network(
     *,
     towers: Towers = Towers(),
     extra: Literal["p5", "c5"] = "p5",
+    tower_bias: bool = False,
+    scales: bool = True,
+    hook: Callable[[], nn.Module] | None = None,
 ) -> Callable[[int], DenseDetector]:
-    """Number of classes -> a detector with P3..P7, towers and the named predictors."""
+    """Number of classes -> a detector with P3..P7, towers and the named predictors.
+
+    tower_bias: the convolutions of the towers have a bias beside their norms (DeFCN). scales: each level has a learned
+    scale for what its boxes are decoded from. hook: makes a part between pyramid and towers (MAL's depression).
+    """
 
     def build(num_classes: int) -> DenseDetector:
         body = build_backbone(backbone)
         neck = FPN(body.channels[1:], towers.channels, extra)
         made = {name: make(towers.channels, num_classes) for name, make in predictors.items()}
-        return DenseDetector(body, neck, DenseHead(made, neck.strides, towers.channels, towers.shared, towers.depth))
+        head = DenseHead(made, neck.strides, towers.channels, towers.shared, towers.depth, tower_bias,
+                         groups=None if towers.norm == "none" else 32, scales=scales)
+        return DenseDetector(body, neck, head, None if hook is None else hook())
 
     return build
 
 
-def start_from(backbone: Backbone) -> Callable[[nn.Module], str]:
-    """What a run does to its network before the first step: gives the body its weights, and says so in a sentence."""
+def start_from(backbone: Backbone, init: str | None = None) -> Callable[[nn.Module], str]:
+    """What a run does to its network before the first step: gives it weights, and says so in a sentence.
+
+    init: None gives the body the weights that `backbone` names. Else a trained detector (a work directory, a checkpoint
+    or a file of weights), of which body, pyramid and towers are copied; predictors and scales start anew, and weights
+    of the backbone's own are not read. Set `start_once` of the experiment then, so that a resumed run does not need it.
+    """
 
     def start(network: nn.Module) -> str:
         assert isinstance(network, DenseDetector)
         assert isinstance(network.backbone, Body)
-        return load_backbone(network.backbone, backbone)
+        if init is None:
+            return load_backbone(network.backbone, backbone)
+        source = read_source(init)
+        theirs = source.arguments.get("backbone")
+        style = theirs.get("style", backbone.style) if isinstance(theirs, Mapping) else backbone.style
+        if style != backbone.style:
+            raise ValueError(f"--init expected a run with backbone style {backbone.style!r}, got {style!r} in {init}, "
+                             f"whose body sees other pixels; --backbone.style {style} goes on with it.")
+        return copy_weights(network, source, COPIED, whole=("backbone",))
 
     return start

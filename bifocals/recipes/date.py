@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
 
+from bifocals.assign import POTO
 from bifocals.data import Data, Input
 from bifocals.networks import Backbone, Towers
 from bifocals.objective import Objective
 from bifocals.train import Experiment, Optim
 
 from .assembly import dense_network, start_from
-from .fcos import FCOS_POSTPROCESS, fcos_branch, fcos_predictor
-from .onenet import ONE2ONE_POSTPROCESS, Matching, one2one_branch, one2one_predictor
+from .defcn import filtered_one2one_predictor
+from .one_to_many import find_one2many
+from .onenet import ONE2ONE_POSTPROCESS, BoxFormat, Matching, one2one_branch, one2one_predictor
 
 
 def date(
-    one2many: Literal["fcos"] = "fcos",
+    one2many: str = "fcos",
+    filter3d: bool = False,
     matching: Matching = "poto",
+    poto: POTO = POTO(),
+    l1: BoxFormat = "cxcywh",
     lambda_o2o: float = 1.0,
-    lambda_o2m: float = 1.0,
+    lambda_o2m: float | None = None,
+    init: str | None = None,
+    max_detections: int = 100,
     backbone: Backbone = Backbone(),
     towers: Towers = Towers(),
     input: Input = Input(),
@@ -31,12 +38,21 @@ def date(
     A one-to-one and a one-to-many branch learn on shared towers; inference keeps the first alone, and needs no NMS.
 
         bifocals train date --data.root /data/coco    # DATE-F R50 1x, batch 16: the paper has 37.3 AP; not run by us
+        bifocals train date --one2many retina --data.root /data/coco    # DATE-R: 37.0 AP; not run by us
+        bifocals train date --filter3d --data.root /data/coco           # with 3DMF: 38.9 AP; not run by us
 
     Args:
-        one2many: The one-to-many branch; fcos makes DATE-F.
+        one2many: The one-to-many branch: fcos (DATE-F), retina (DATE-R), atss (not in the paper), or FILE.py:FUNCTION
+            of a function of your own that returns a `bifocals.recipes.one_to_many.OneToMany`.
+        filter3d: Multiply the one-to-one class probabilities with those of a 3D max filter (Table 2).
         matching: Of the one-to-one branch: poto (the paper), poto_minus_one, hungarian or argmin.
+        poto: Details of the two matchings by POTO; a radius of 0 takes any point inside an object (CrowdHuman).
+        l1: Boxes of the one-to-one L1 loss and cost: cxcywh (DATE) or xyxy (the original OneNet).
         lambda_o2o: Weight of the one-to-one branch (Eq. 1).
-        lambda_o2m: Weight of the one-to-many branch (Eq. 1).
+        lambda_o2m: Weight of the one-to-many branch (Eq. 1); by default 2 for retina and 1 for the others.
+        init: A trained detector (work directory, checkpoint or weight file) to copy body, pyramid and towers from
+            (Fig. 3, Table 11).
+        max_detections: Detections of an image; 500 for crowds.
         backbone: The body and its weights.
         towers: Width and depth of pyramid and towers; shared by the branches (the paper) or not (its Table 9).
         input: Size of the images and augmentation.
@@ -44,17 +60,22 @@ def date(
         data: Where the images are.
         optim: Optimizer and schedule.
     """
-    if one2many != "fcos":
-        raise ValueError(f"date expected one2many 'fcos', got {one2many!r}.")
-    predictors = {"one2one": one2one_predictor, "one2many": fcos_predictor(tricks=False)}
+    half = find_one2many(one2many)
+    weight = half.weight if lambda_o2m is None else lambda_o2m
+    one2one = filtered_one2one_predictor if filter3d else one2one_predictor
+    candidates = max(ONE2ONE_POSTPROCESS.per_level, max_detections)
     return Experiment(
-        network=dense_network(backbone, predictors, towers=towers),
-        start=start_from(backbone),
+        network=dense_network(backbone, {"one2one": one2one, "one2many": half.predictor}, towers=towers),
+        start=start_from(backbone, init),
+        start_once=init is not None,
         objective=lambda: Objective({
-            "one2one": one2one_branch(matching, weight=lambda_o2o),
-            "one2many": fcos_branch(weight=lambda_o2m),
+            "one2one": one2one_branch(matching, lambda_o2o, poto=poto, l1=l1),
+            "one2many": half.branch(weight),
         }),
-        postprocess={"one2one": ONE2ONE_POSTPROCESS, "one2many": FCOS_POSTPROCESS},
+        postprocess={
+            "one2one": replace(ONE2ONE_POSTPROCESS, max_detections=max_detections, per_level=candidates),
+            "one2many": replace(half.postprocess, max_detections=max_detections),
+        },
         output="one2one",
         input=input,
         data=data,

@@ -1,47 +1,57 @@
 """Floor 0: records, boxes, protocols and the clock."""
 
+from .anchors import Anchors, inside_canvas
 from .boxes import (
     area,
     boxes_from_distances,
     clip_boxes,
     distances_from_boxes,
     paired_iou,
+    pairwise_intersection,
     pairwise_iou,
     points_inside,
     to_cxcywh,
 )
+from .deltas import DeltaCoder
 from .match import Match, Matches
-from .matched import Matched
+from .matched import Matched, Normalizer
 from .outputs import DenseOutput, Detections, Prediction
-from .priors import Priors, make_points
-from .protocols import Assigner, Balancer, BatchAssigner, Loss, Scheduled
+from .priors import Priors, make_points, priors_inside
+from .protocols import Assigner, Balancer, BatchAssigner, Loss, Reporting, Scheduled
 from .ranks import rank, sum_over_ranks, world_size
 from .target import Batch, Target, pad_targets
 
 __all__ = [
+    "Anchors",
     "Assigner",
     "Balancer",
     "Batch",
     "BatchAssigner",
+    "DeltaCoder",
     "DenseOutput",
     "Detections",
     "Loss",
     "Match",
     "Matched",
     "Matches",
+    "Normalizer",
     "Prediction",
     "Priors",
+    "Reporting",
     "Scheduled",
     "Target",
     "area",
     "boxes_from_distances",
     "clip_boxes",
     "distances_from_boxes",
+    "inside_canvas",
     "make_points",
     "pad_targets",
     "paired_iou",
+    "pairwise_intersection",
     "pairwise_iou",
     "points_inside",
+    "priors_inside",
     "rank",
     "sum_over_ranks",
     "to_cxcywh",

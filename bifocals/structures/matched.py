@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -18,6 +19,9 @@ from .match import Matches
 from .outputs import DenseOutput
 from .ranks import sum_over_ranks, world_size
 from .target import Target, pad_targets
+
+Normalizer = Literal["reduced", "local", "with_images"]
+"""What a sum over pairs is divided by, see `Matched.normalizer`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,14 @@ class Matched:
     @cached_property
     def points(self) -> Float[Tensor, "M 2"]:
         return self.output.priors.points[self.matches.prior]
+
+    @cached_property
+    def anchors(self) -> Float[Tensor, "M 4"]:
+        """Anchors of the matched priors. ValueError if the priors are points."""
+        if self.output.priors.boxes is None:
+            raise ValueError("Matched.anchors was asked for, but the priors of this output are points: "
+                             "a loss on deltas belongs to an anchor head.")
+        return self.output.priors.boxes[self.matches.prior]
 
     @cached_property
     def target_boxes(self) -> Float[Tensor, "M 4"]:
@@ -127,3 +139,19 @@ class Matched:
         """
         total = sum_over_ranks(self.output.logits.new_tensor(float(len(self.matches))))
         return total.clamp(min=1) / world_size()
+
+    def normalizer(self, kind: Normalizer) -> Float[Tensor, ""]:
+        """The divisor of a sum over the pairs.
+
+        "reduced": `num_positive`. "local": the pairs of this process alone, an image without any counting as one
+        (mmdetection's anchor heads, DATE-R). "with_images": the pairs of this process plus its images (the first
+        RetinaNet releases).
+        """
+        if kind == "reduced":
+            return self.num_positive
+        of_image = torch.bincount(self.matches.image, minlength=len(self.targets))
+        if kind == "local":
+            return of_image.clamp(min=1).sum().to(self.output.logits.dtype)
+        if kind == "with_images":
+            return (of_image.sum() + len(self.targets)).to(self.output.logits.dtype)
+        raise ValueError(f"Matched.normalizer knows the kinds {get_args(Normalizer)}, got {kind!r}.")

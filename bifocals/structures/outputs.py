@@ -5,7 +5,7 @@ Letters: B images, P priors, C classes, N detections of an image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int64
@@ -30,6 +30,7 @@ class DenseOutput:
 
     logits: class logits, before the sigmoid. deltas: the box as the head encodes it. boxes: the same decoded,
     xyxy pixels of the padded canvas, not clipped. quality: a logit of how good the box is (centerness, IoU), or None.
+    unfiltered: the class logits before a filter that `logits` holds already (3DMF), or None where there is no filter.
     """
 
     logits: Float[Tensor, "B P C"]
@@ -37,6 +38,7 @@ class DenseOutput:
     boxes: Float[Tensor, "B P 4"]
     priors: Priors
     quality: Float[Tensor, "B P"] | None = None
+    unfiltered: Float[Tensor, "B P C"] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -44,7 +46,14 @@ class DenseOutput:
 
     def detach(self) -> DenseOutput:
         quality = None if self.quality is None else self.quality.detach()
-        return DenseOutput(self.logits.detach(), self.deltas.detach(), self.boxes.detach(), self.priors, quality)
+        unfiltered = None if self.unfiltered is None else self.unfiltered.detach()
+        return DenseOutput(
+            self.logits.detach(), self.deltas.detach(), self.boxes.detach(), self.priors, quality, unfiltered
+        )
+
+    def before_filter(self) -> DenseOutput:
+        """The same output with the class logits before the filter; itself where there is no filter."""
+        return self if self.unfiltered is None else replace(self, logits=self.unfiltered, unfiltered=None)
 
     def prediction(self, image: int) -> Prediction:
         """Image number `image` of the batch, detached."""

@@ -1,16 +1,19 @@
 """Priors: the places where a dense head predicts, points or anchors.
 
-Letters: P priors of all levels, level-major, row-major inside a level, anchors of a location last.
+Letters: G boxes; P priors of all levels, level-major, row-major inside a level, anchors of a location last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from .boxes import points_inside
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,27 @@ def make_points(
         levels.append(torch.stack([columns.reshape(-1), rows.reshape(-1)], dim=-1))
     sizes = tuple(h * w for h, w in feature_hw)
     return Priors(torch.cat(levels), _per_level(strides, sizes, device, torch.float32), sizes)
+
+
+def priors_inside(
+    priors: Priors, boxes: Float[Tensor, "*B G 4"], radius: float | None = None
+) -> Bool[Tensor, "*B P G"]:
+    """Whether the point of each prior lies strictly inside each box.
+
+    radius: where given, the point must also lie strictly inside the square around the center of the box whose half
+    side is so many strides of the point's level.
+    """
+    if radius is None:
+        return points_inside(priors.points, boxes)
+    low, high = boxes[..., :2], boxes[..., 2:]
+    center, starts = (low + high) / 2, [0, *accumulate(priors.level_sizes)]
+    levels = []
+    # Box and square meet in one box of each level: a handful of numbers, where the points are thousands.
+    for start, end in pairwise(starts):
+        reach = radius * priors.strides[start]
+        square = torch.cat([torch.maximum(low, center - reach), torch.minimum(high, center + reach)], dim=-1)
+        levels.append(points_inside(priors.points[start:end], square))
+    return torch.cat(levels, dim=-2)
 
 
 def _per_level(

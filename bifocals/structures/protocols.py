@@ -46,6 +46,16 @@ class Balancer(Protocol):
 
 @runtime_checkable
 class Scheduled(Protocol):
-    """A part that changes with training time gets plain integers from the engine before each optimizer step."""
+    """A part that changes with training time gets plain integers from the engine before each optimizer step.
+
+    step: optimizer steps done before, so 0 first and total - 1 last.
+    """
 
     def set_step(self, step: int, total: int) -> None: ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """A scheduled part that says where it stands, numbers by name: they are written to the log of the run."""
+
+    def scheduled(self) -> Mapping[str, float]: ...

@@ -18,8 +18,9 @@ class Target:
     """The objects of one image, in pixels of the resized, un-padded image.
 
     `size_hw` is the size after resizing, `original_hw` the size on disk; their ratio maps boxes back.
-    `crowd` marks regions that count neither as object nor as background in evaluation; training drops them, as the
-    papers do. It stays on the CPU when the rest moves to a device, so that looking at it never waits for the device.
+    `crowd` marks regions that count neither as object nor as background in evaluation. It stays on the CPU when the
+    rest moves to a device, so that looking at it never waits for the device. Training takes crowd out of the objects,
+    as the papers do; `regions` (R of them) keeps their boxes for assigners that leave such regions out.
     """
 
     boxes: Float[Tensor, "G 4"]
@@ -28,21 +29,30 @@ class Target:
     size_hw: tuple[int, int]
     original_hw: tuple[int, int]
     image_id: int = -1
+    crowd_boxes: Float[Tensor, "R 4"] | None = None
+
+    @property
+    def regions(self) -> Float[Tensor, "R 4"]:
+        """Boxes of the crowd regions that `without_crowd` took out."""
+        return self.boxes.new_zeros(0, 4) if self.crowd_boxes is None else self.crowd_boxes
 
     def to(self, device: torch.device | str) -> Target:
         return replace(
             self,
             boxes=self.boxes.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
+            crowd_boxes=None if self.crowd_boxes is None else self.crowd_boxes.to(device, non_blocking=True),
         )
 
     def without_crowd(self) -> Target:
-        """The same image with its crowd regions removed."""
+        """The same image with its crowd regions taken out of the objects and kept in `regions`."""
         if not self.crowd.any():
             return self
         keep = (~self.crowd).nonzero()[:, 0]
         on_device = keep.to(self.boxes.device)
-        return replace(self, boxes=self.boxes[on_device], labels=self.labels[on_device], crowd=self.crowd[keep])
+        regions = self.boxes[self.crowd.nonzero()[:, 0].to(self.boxes.device)]
+        return replace(self, boxes=self.boxes[on_device], labels=self.labels[on_device], crowd=self.crowd[keep],
+                       crowd_boxes=torch.cat([self.regions, regions]))
 
     @property
     def scale_xyxy(self) -> tuple[float, float, float, float]:

@@ -10,6 +10,7 @@ from .provenance import Provenance, find_recipe, rebuild
 from .run import Run
 from .state import State
 from .stop import EXIT_CODE, Interrupted
+from .transfer import Source, copy_weights, read_source
 
 __all__ = [
     "EXIT_CODE",
@@ -19,14 +20,17 @@ __all__ = [
     "Optim",
     "Provenance",
     "Run",
+    "Source",
     "State",
     "Trained",
     "build_optimizer",
+    "copy_weights",
     "find_recipe",
     "fit",
     "learning_rate_factor",
     "load",
     "read_log",
+    "read_source",
     "rebuild",
     "supervise",
 ]

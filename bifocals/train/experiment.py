@@ -40,6 +40,9 @@ class Experiment:
     start: Callable[[nn.Module], str] | None = None
     """What is done to the network before the first step, and said in a sentence: giving the body its weights. Not
     called when weights are loaded from a work directory for inference."""
+    start_once: bool = False
+    """A resumed run does not call `start` again: what it gave is in the checkpoint, and its source may be gone. Not for
+    a start that also decides what learns."""
 
     def __post_init__(self) -> None:
         if self.output not in self.postprocess:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bifocals.data import train_stream, train_transform
 from bifocals.objective import Losses
-from bifocals.structures import Batch, Scheduled, rank, world_size
+from bifocals.structures import Batch, Reporting, Scheduled, rank, world_size
 
 from .distributed import joined
 from .experiment import Experiment
@@ -128,7 +128,10 @@ def fit(
             if judging or saving or state.step % run.log_every == 0:
                 record, seconds = window.read(session.workdir)
                 state.seconds += seconds
-                log.train({"step": state.step, "epoch": state.epoch, "lr": learning_rate, **record}, seconds)
+                told = {n: v for part in clocks if isinstance(part, Reporting) for n, v in part.scheduled().items()}
+                scheduled = {"scheduled": told} if told else {}
+                log.train({"step": state.step, "epoch": state.epoch, "lr": learning_rate, **record, **scheduled},
+                          seconds)
             if judging or saving:
                 window.pause()
 

@@ -40,6 +40,12 @@ class Optim:
     ema: float | None = None
     """Decay of an exponential moving average of the weights, like 0.9998; none keeps no average."""
 
+    @staticmethod
+    def crowdhuman() -> Optim:
+        """DATE's for CrowdHuman: a tenth after 20,000 and 25,000 of 30,000 steps, which are 32 passes over its 15,000
+        training images at 16 a step. The defaults serve 12 and 36 epochs of COCO alike."""
+        return Optim(milestones=(20 / 30, 25 / 30))
+
     def __post_init__(self) -> None:
         for name, known in (("name", ("adamw", "sgd")), ("schedule", ("step", "cosine", "constant"))):
             if getattr(self, name) not in known:

@@ -83,13 +83,14 @@ def open_session(
         train, validation = _open_data(experiment, say)
         values = _values(experiment, run, provenance, train)
         start, record = _agree(run, workdir, values, say)
+        seed_all(run.seed)
+        state = build_state(experiment, run, device, train, say, resumed=start >= 0)
+        # After the network: what cannot be built, like one from a file that is not there, leaves no run behind.
         if rank() == 0:
             record.setdefault("sessions", []).append(
                 {"from_step": max(start, 0), "argv": list(provenance.argv) if provenance else [],
                  **environment(device, world_size())})
             write_record(workdir, record)
-        seed_all(run.seed)
-        state = build_state(experiment, run, device, train, say)
         if start >= 0:
             folder = dict(list_checkpoints(workdir))[start]
             unpack(state, read_checkpoint(folder))
@@ -102,12 +103,13 @@ def open_session(
 
 
 def build_state(
-    experiment: Experiment, run: Run, device: torch.device, train: Annotations, say: Callable[[str], None] = print
+    experiment: Experiment, run: Run, device: torch.device, train: Annotations, say: Callable[[str], None] = print,
+    *, resumed: bool = False,
 ) -> State:
-    """Network, objective, optimizer and moving average of a run before its first step."""
+    """Network, objective, optimizer and moving average of a run before its first step or, resumed, its next."""
     optim = experiment.optim
     network = experiment.network(len(train.classes))
-    if experiment.start is not None:
+    if experiment.start is not None and not (resumed and experiment.start_once):
         say(experiment.start(network))
     network = network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     objective = experiment.objective().to(device)

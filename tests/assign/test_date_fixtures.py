@@ -6,6 +6,7 @@ Every map is a + b sin(w t + phase), t the running index over all levels, so the
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from bifocals.assign import FCOS, POTO, MinCost
 from bifocals.balance import Fixed
 from bifocals.losses import L1, Centerness, Focal, IoULoss
-from bifocals.networks import flatten_levels
+from bifocals.networks import filtered_logits, flatten_levels
 from bifocals.objective import DenseBranch
 from bifocals.structures import DenseOutput, Target, boxes_from_distances, make_points
 
@@ -100,6 +101,18 @@ def test_images_without_objects():
     assert one2one_losses(POTO(), output, [EMPTY, EMPTY]) == pytest.approx([10.423834, 0, 0], abs=1e-5)
     half = one2one_losses(POTO(), output, [TARGETS[0], EMPTY])
     assert half == pytest.approx([5.30751, 1.46844, 1.29764], abs=1e-5)
+
+
+def test_poto_on_filtered_scores():
+    output = one2one_output()
+    filters = flatten_levels(waves(1, 0, 2, 0.9, 0.5))[..., 0]
+    filtered = replace(output, logits=filtered_logits(output.logits, filters), unfiltered=output.logits)
+    assert pairs(POTO(), filtered, 0) == {0: 2, 84: 0, 89: 1}
+    assert pairs(POTO(), filtered, 1) == {74: 1, 137: 0}
+    assert one2one_losses(POTO(), filtered, TARGETS) == pytest.approx([2.258604, 1.712549, 1.200640], abs=1e-5)
+    # What the auxiliary loss of DeFCN sees is the output as it was before the filter.
+    seen = DenseBranch(POTO(), {"cls": Focal()}, Fixed({"cls": 2.0}), filtered=False)
+    assert float(seen.weigh(seen(filtered, TARGETS))["cls"]) == pytest.approx(3.513606, abs=1e-5)
 
 
 def test_fcos_branch():

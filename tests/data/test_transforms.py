@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torchvision.transforms import v2
 
 from bifocals.data import Input, eval_transform, train_transform
-from bifocals.data.transforms import resized_hw
+from bifocals.data.transforms import RandomSizeCrop, ResizeShort, resized_hw
 from bifocals.structures import Target
 
 
@@ -122,6 +123,51 @@ def test_detr_sizes_and_crops() -> None:
     assert 1.33 in ratios
     assert len(ratios) > 20
     assert 10 < dropped < 120
+
+
+def op_names(transform: object) -> list[str]:
+    """The operations of a training transform, in order, with their sizes."""
+
+    def names(op: object) -> list[str]:
+        inner = getattr(op, "transforms", None)
+        if inner is not None:
+            parts = [" ".join(names(part)) for part in inner]
+            return [" or ".join(f"({part})" for part in parts)] if isinstance(op, v2.RandomChoice) else parts
+        if isinstance(op, ResizeShort):
+            return [f"short {op.shorts[0]}..{op.shorts[-1]} x{len(op.shorts)} long {op.long}"]
+        return [f"crop {op.low}..{op.high}"] if isinstance(op, RandomSizeCrop) else [type(op).__name__]
+
+    return names(transform.transform)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("input", "training", "evaluation"),
+    [
+        (Input(), ["RandomHorizontalFlip", "short 800..800 x1 long 1333"], "short 800..800 x1 long 1333"),
+        (Input.detr(), ["RandomHorizontalFlip", "(short 480..800 x11 long 1333) or (short 400..600 x3 long None "
+                        "crop 384..600 short 480..800 x11 long 1333)"], "short 800..800 x1 long 1333"),
+        (Input.crowdhuman(), ["RandomHorizontalFlip", "(short 640..896 x9 long 1400) or (short 400..600 x3 long None "
+                              "crop 384..600 short 640..896 x9 long 1400)"], "short 800..800 x1 long 1400"),
+    ],
+    ids=["1x", "3x", "crowdhuman"],
+)  # fmt: skip
+def test_the_augmentations_of_date(input: Input, training: list[str], evaluation: str) -> None:
+    assert op_names(train_transform(input)) == training
+    assert op_names(eval_transform(input)) == [evaluation]
+
+
+def test_sides_of_crowdhuman_as_drawn() -> None:
+    """Both ways of a picture of 1000x1500 give one of nine short sides, or less where the long one would pass 1400."""
+    image, target = sample(1000, 1500, ((0, 0, 1500, 1000),))
+    sizes = set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        out, _ = train_transform(Input.crowdhuman())(image, target)
+        assert max(out.shape[1:]) <= 1400
+        if max(out.shape[1:]) < 1400:
+            sizes.add(min(out.shape[1:]))
+    assert sizes <= set(range(640, 897, 32))
+    assert len(sizes) > 5
 
 
 def test_crop_moves_boxes_with_the_pixels() -> None:

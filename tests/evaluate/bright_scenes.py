@@ -83,10 +83,11 @@ def run_as_rank(rank: int, world: int, folder: str, numbers: tuple[int, ...]) ->
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
     for number in numbers:
-        result = run(draw_set_again(folder, number), batch_size=1)
-        assert result.with_nms is not None
+        result = run(draw_set_again(folder, number), batch_size=1, trust=True)
+        assert result.with_nms is not None and result.trust is not None
         found = {i: (d.boxes, d.scores, d.labels) for i, d in result.detections.items()}
-        record = {"stats": result.stats, "with": result.with_nms.stats, "rate": result.duplicate_rate, "found": found}
+        record = {"stats": result.stats, "with": result.with_nms.stats, "rate": result.duplicate_rate, "found": found,
+                  "trust": result.trust.to_json()}
         torch.save(record, f"{folder}/rank{rank}_{number}.pt")
     dist.destroy_process_group()
 

@@ -6,12 +6,15 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing
 
 from bifocals.data import Annotations
 from bifocals.evaluate import Evaluation, evaluate
+from bifocals.predict import Postprocess
+from bifocals.structures import DenseOutput, Priors
 from tests.evaluate import bright_scenes
 from tests.evaluate.bright_scenes import Bright, draw_set, run
 
@@ -59,7 +62,102 @@ def test_the_record_is_json_and_the_table_is_short(free: Evaluation) -> None:
     assert [line.split()[:2] for line in lines[2:4]] == [["AP", "without"], ["AP", "with"]]
     assert lines[2].split()[3] == f"{free.ap:.4f}"[1:]
     assert lines[4].startswith(f"duplicate rate {free.duplicate_rate:.4f}; ")
-    assert [line.split()[0] for line in lines[5:]] == ["bright", "never"]
+    assert [line.split()[0] for line in lines[-2:]] == ["bright", "never"]
+    assert record["trust"] is None and record["other"] is None  # nobody asked: evaluation in training is not slower
+    assert max(map(len, lines)) <= 96
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Annotations:
+    return draw_set(tmp_path_factory.mktemp("many"), 30)
+
+
+def test_trust_judges_both_outputs_after_one_pass(many: Annotations, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    forward = Bright.forward
+
+    def counted(self: Bright, images: torch.Tensor, targets: object = None) -> dict[str, DenseOutput]:
+        calls.append(len(images))
+        return forward(self, images)
+
+    monkeypatch.setattr(Bright, "forward", counted)
+    found = run(many, trust=True, batch_size=4)
+    assert calls == [4] * 7 + [2]
+    plain, other = run(many, batch_size=4), run(many, "suppressed", batch_size=4)
+    assert found.stats == pytest.approx(plain.stats, nan_ok=True, abs=0)
+    assert found.other is not None and found.suppressed is not None and found.trust is not None
+    assert (found.other.output, found.other.nms) == ("suppressed", 0.6)
+    assert found.other.result.stats == pytest.approx(other.stats, nan_ok=True, abs=0)
+    assert found.trust.verdict == "not yet"  # each object is found twice
+    assert found.trust.gain.value == pytest.approx(found.suppressed.result.ap - found.ap, abs=1e-12)
+    assert found.trust.deficit == found.trust.gain  # here the other output is this one with its own NMS
+    assert found.trust.duplicate_rate == found.duplicate_rate
+    assert found.trust.images == len(set(np.repeat(np.arange(30), np.diff(many.offsets)).tolist()))
+    assert list(found.rows()) == ["without NMS", "with NMS 0.6", "suppressed, NMS 0.6"]
+
+
+def test_the_verdict_is_in_the_record_and_ends_the_table(many: Annotations) -> None:
+    found = run(many, trust=True)
+    assert found.trust is not None
+    record = json.loads(json.dumps(found.to_json(), allow_nan=False))
+    assert record["trust"]["verdict"] == "not yet"
+    assert record["other"]["AP"] == record["with_nms"]["AP"]
+    assert record["with_nms"]["AP"] - record["AP"] == pytest.approx(record["trust"]["gain"]["value"])
+    assert found.trust.sentence() in " ".join(found.summary().split())
+    lines = found.summary().splitlines()
+    assert lines[0] == "30 images, output free, NMS none"
+    assert [line[: len("AP suppressed, NMS 0.6")].rstrip() for line in lines[2:5]] == [
+        "AP without NMS", "AP with NMS 0.6", "AP suppressed, NMS 0.6",
+    ]
+    assert lines[-1].endswith(found.trust.sentence()[-20:])
+    assert max(map(len, lines)) <= 96
+    assert "network with its outputs free and suppressed" in found.protocol
+
+
+def test_trust_is_for_outputs_without_nms(many: Annotations) -> None:
+    for settings in ({"output": "suppressed"}, {"nms": 0.6}):
+        found = run(many, trust=True, **settings)
+        assert found.trust is None and found.other is None and found.suppressed is None
+    alone = run(many, "suppressed", nms=None, trust=True)  # the network has no other output with NMS
+    assert alone.trust is not None and alone.other is None and alone.trust.deficit is None
+
+
+def test_the_number_of_detections_can_be_asked_for(many: Annotations) -> None:
+    one = run(many, max_detections=1, trust=True)
+    assert one.other is not None and one.suppressed is not None
+    for _, detections in one.rows().values():
+        assert {len(d) for d in detections.values()} == {1}
+    assert one.to_json()["max_detections"] == one.max_detections == 1
+    assert one.stats["AR100"] == one.stats["AR1"]
+    most = run(many, max_detections=300)
+    assert "AR300" in most.summary() and "AR100" not in most.summary()
+    assert most.ap == run(many).ap  # no image has so many
+    with pytest.raises(ValueError, match="max_detections of at least 1, got 0"):
+        run(many, max_detections=0)
+
+
+class Crowded(Bright):
+    """Of 150 detections for a cell 149 are wrong, and the right one has the lowest score."""
+
+    def forward(self, images: torch.Tensor, targets: object = None) -> dict[str, DenseOutput]:
+        free = super().forward(images)["free"]
+        points = free.priors.points[:32].repeat(150, 1)
+        boxes = torch.cat([points + 40, points + 41], dim=1)
+        boxes[-32:] = free.boxes[0, :32]
+        logits = free.logits[:, :32].repeat(1, 150, 1) - torch.arange(150).repeat_interleave(32)[None, :, None] / 100
+        boxes = boxes.expand(len(images), -1, -1)
+        output = DenseOutput(logits, boxes, boxes, Priors(points, torch.full((4800,), 8.0), (4800,)))
+        return {"free": output, "suppressed": output}
+
+
+def test_more_than_a_hundred_detections_count_where_they_were_asked_for(annotations: Annotations) -> None:
+    def ap(**settings: int) -> float:
+        postprocess = {"free": Postprocess(0.0, 100, 100)}
+        return evaluate(Crowded(), annotations, transform=bright_scenes.TRANSFORM, postprocess=postprocess,
+                        output="free", **settings).ap  # type: ignore[arg-type]
+
+    assert ap() == 0
+    assert ap(max_detections=4800) > 0  # the right ones come last; more of each level stay, and AP looks at them
 
 
 @pytest.mark.parametrize(("batch_size", "workers"), [(2, 0), (7, 0), (3, 1)])
@@ -97,12 +195,14 @@ def test_two_processes_are_one(tmp_path: Path) -> None:
     numbers = (5, 1)
     torch.multiprocessing.spawn(bright_scenes.run_as_rank, (2, str(tmp_path), numbers), nprocs=2)  # type: ignore[no-untyped-call]
     for number, rank in [(number, rank) for number in numbers for rank in range(2)]:
-        one = run(bright_scenes.draw_set_again(str(tmp_path), number), batch_size=1)
+        one = run(bright_scenes.draw_set_again(str(tmp_path), number), batch_size=1, trust=True)
         record = torch.load(tmp_path / f"rank{rank}_{number}.pt", weights_only=True)
         assert record["stats"] == pytest.approx(one.stats, nan_ok=True, abs=0)
         assert one.with_nms is not None
         assert record["with"] == pytest.approx(one.with_nms.stats, nan_ok=True, abs=0)
         assert record["rate"] == one.duplicate_rate
+        assert one.trust is not None
+        assert record["trust"] == one.trust.to_json()
         assert set(record["found"]) == set(one.detections)
         assert len(one.detections) == number
         for image_id, (boxes, scores, labels) in record["found"].items():

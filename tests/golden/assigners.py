@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from bifocals.assign import FCOS, POTO, MinCost
+from bifocals.assign import FCOS, POTO, MaxIoU, MinCost
 from bifocals.losses import centerness
 from bifocals.structures import Match, Prediction, Priors, Target, boxes_from_distances, distances_from_boxes
 
@@ -48,6 +50,30 @@ def fcos(case: Case) -> None:
         ltrb[match.prior] = sides / strides[match.prior, None] if hyper["norm_on_bbox"] else sides
         case.check(f"img{i}_ltrb", ltrb, "ltrb")
         case.check(f"img{i}_centerness", centerness(sides), "centerness")
+
+
+def max_iou(case: Case) -> None:
+    hyper = case.hyper
+    crowd = hyper["ignore_iof_thr"] if hyper["ignore_iof_thr"] > 0 else None
+    assigner = MaxIoU(hyper["pos_iou_thr"], hyper["neg_iou_thr"], hyper.get("match_low_quality", True),
+                      hyper["min_pos_iou"], padding=None, crowd_overlap=crowd)
+    for i in range(case.num_images()):
+        boxes = case.input(f"img{i}_priors")
+        priors = Priors((boxes[:, :2] + boxes[:, 2:]) / 2, torch.ones(len(boxes)), (len(boxes),), boxes)
+        target = target_of(case, i, (1, 1))
+        if case.has(f"img{i}_ignore_boxes"):
+            target = replace(target, crowd_boxes=case.input(f"img{i}_ignore_boxes"))
+        match, overlaps = assigner(priors, target), assigner.overlaps(priors, target)
+        assigned = torch.zeros(len(priors), dtype=torch.int64)
+        if match.ignore is not None:
+            assigned[match.ignore] = -1
+        assigned[match.prior] = match.gt + 1
+        case.check(f"img{i}_assigned_gt", assigned)
+        labels = torch.full_like(assigned, -1)
+        labels[match.prior] = target.labels[match.gt]
+        case.check(f"img{i}_assigned_label", labels)
+        empty = torch.zeros(len(priors))
+        case.check(f"img{i}_max_iou", overlaps.amax(dim=1) if overlaps.shape[1] else empty)
 
 
 def poto(case: Case) -> None:

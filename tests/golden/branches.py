@@ -7,12 +7,23 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from bifocals.assign import FCOS, POTO, MinCost
+from bifocals.assign import FCOS, POTO, MaxIoU, MinCost
 from bifocals.balance import Fixed
-from bifocals.losses import L1, Centerness, Focal, IoULoss
+from bifocals.losses import L1, Centerness, Focal, IoULoss, SmoothL1
 from bifocals.networks import flatten_levels
 from bifocals.objective import DenseBranch, Objective
-from bifocals.structures import DenseOutput, Match, Priors, Target, boxes_from_distances, make_points
+from bifocals.structures import (
+    Anchors,
+    DeltaCoder,
+    DenseOutput,
+    Match,
+    Matched,
+    Matches,
+    Priors,
+    Target,
+    boxes_from_distances,
+    make_points,
+)
 
 from .assigners import target_of
 from .case import Case
@@ -73,6 +84,59 @@ def date_fcos(case: Case) -> None:
     weights = dict(zip(("cls", "box", "quality"), hyper["weights"], strict=True))
     branch = DenseBranch(FCOS(), _fcos_losses(hyper, IoULoss("log", "centerness", 1e-6)), Fixed(weights))
     _replay(case, branch, {"loss_fcos_cls": "cls", "loss_fcos_iou": "box", "loss_fcos_ctr": "quality"})
+
+
+def anchored_output_of(
+    case: Case, maps: Mapping[str, list[Tensor]], anchors: Anchors, coder: DeltaCoder
+) -> DenseOutput:
+    """The dense output of an anchor head's maps, channels anchor-major."""
+    num_classes = int(case.input("num_classes"))
+    priors = anchors.at(make_points([tuple(x.shape[-2:]) for x in maps["cls_logits"]], STRIDES))
+    logits = flatten_levels(maps["cls_logits"]).unflatten(2, (len(anchors), num_classes)).flatten(1, 2)
+    deltas = flatten_levels(maps["deltas"]).unflatten(2, (len(anchors), 4)).flatten(1, 2)
+    quality = flatten_levels(maps["ctr_logits"]).flatten(1) if "ctr_logits" in maps else None
+    return DenseOutput(logits, deltas, coder.decode(priors.boxes, deltas), priors, quality)
+
+
+def retina(case: Case) -> None:
+    """RetinaNet heads: mmdetection's, and DATE's one-to-many branch."""
+    hyper = case.hyper
+    made = hyper.get("anchors", {})
+    anchors = Anchors(float(made.get("octave_base_scale", 4)), made.get("scales_per_octave", 3),
+                      tuple(map(float, made.get("ratios", (0.5, 1.0, 2.0)))))
+    coder = DeltaCoder(tuple(float(s) for s in hyper.get("delta_stds", (1, 1, 1, 1))))
+    focal = hyper.get("focal", {"alpha": 0.25, "gamma": 2})
+    kind = hyper.get("loss_bbox", {"type": "L1Loss"})["type"]
+    box = {"L1Loss": SmoothL1(0.0, coder, "local"), "GIoULoss": IoULoss("giou", eps=1e-6, normalizer="local")}[kind]
+    weights = hyper.get("weights", [1, hyper.get("loss_bbox", {}).get("loss_weight", 1)])
+    losses = {"cls": Focal(focal["alpha"], focal["gamma"], "local"), "box": box}
+    assigner = MaxIoU(hyper["assigner"]["pos"], hyper["assigner"]["neg"], True, hyper["assigner"]["min_pos"])
+    branch = DenseBranch(assigner, losses, Fixed(dict(zip(("cls", "box"), weights, strict=True))))
+
+    maps = {k: [m.requires_grad_() for m in case.levels(k)] for k in ("cls_logits", "deltas")}
+    output, targets = anchored_output_of(case, maps, anchors, coder), targets_of(case)
+    result = Objective({"branch": branch})({"branch": output}, targets)
+    result.total.backward()
+    recorded_box = "loss_bbox" if case.has("loss_bbox") else "loss_box"
+    for theirs, ours in (("loss_cls", "cls"), (recorded_box, "box")):
+        case.check(theirs, result.weighted[f"branch/{ours}"])
+        parts = [_of_level(branch, ours, output, targets, level) for level in range(len(output.priors.level_sizes))]
+        case.check(f"{theirs}_per_level", torch.stack(parts) * weights[("cls", "box").index(ours)])
+    case.check("total", result.total)
+    for key, levels in maps.items():
+        for i, level in enumerate(levels):
+            case.check(f"grad_{key}_{i}", level.grad, "gradients")
+
+
+def _of_level(branch: DenseBranch, name: str, output: DenseOutput, targets: list[Target], level: int) -> Tensor:
+    """The part of a loss that one level gives, divided as the whole is: the loss with every other prior left out."""
+    whole = branch.match(output, targets)
+    elsewhere = output.priors.level_index() != level
+    keep = ~elsewhere[whole.prior]
+    ignore = elsewhere.expand(len(targets), -1) if whole.ignore is None else whole.ignore | elsewhere
+    matched = Matched(output, targets, Matches(whole.image[keep], whole.prior[keep], whole.gt[keep], ignore))
+    divisor = matched.normalizer("local") / Matched(output, targets, whole).normalizer("local")
+    return branch.losses[name](matched) * divisor
 
 
 def date_one2one(case: Case) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +12,9 @@ import torch
 from bifocals.data import Annotations, PackedStrings
 from bifocals.evaluate import average_precision
 from bifocals.predict import Postprocess
-from bifocals.structures import Detections, Target
+from bifocals.structures import Anchors, DeltaCoder, Detections, Target
 
-from .branches import output_of
+from .branches import anchored_output_of, output_of
 from .case import Case
 
 
@@ -32,7 +33,12 @@ def postprocess(case: Case) -> None:
     hyper = case.hyper
     process = Postprocess(hyper["score_thr"], hyper["nms_pre"], hyper["max_per_img"], hyper.get("nms_iou"))
     keys = [k for k in ("cls_logits", "ltrb", "ctr_logits") if case.has(f"{k}_0")]
-    output = output_of(case, {k: case.levels(k) for k in keys})
+    if case.has("deltas_0"):
+        maps = {k: case.levels(k) for k in ("cls_logits", "deltas", "ctr_logits") if case.has(f"{k}_0")}
+        anchors = Anchors(8.0, 1, (1.0,)) if maps["deltas"][0].shape[1] == 4 else Anchors()
+        output = anchored_output_of(case, maps, anchors, _coder(case))
+    else:
+        output = output_of(case, {k: case.levels(k) for k in keys})
     sizes, factors = case.input("img_shapes").tolist(), case.input("scale_factors").tolist()
     empty = torch.zeros(0)
     for resized in (False, True):
@@ -53,6 +59,13 @@ def postprocess(case: Case) -> None:
             else:
                 case.check(f"img{i}_boxes", found.boxes, "boxes")
                 case.check(f"img{i}_scores", found.scores, "scores")
+
+
+def _coder(case: Case) -> DeltaCoder:
+    """The coder whose stds the hyper-parameters name, or else the description of the array."""
+    described = case.meta["arrays"]["deltas_0"]["desc"].partition("stds")[2]
+    stds = case.hyper.get("delta_stds") or re.findall(r"[0-9.]+", described)
+    return DeltaCoder(tuple(map(float, stds[:4])))
 
 
 def coco_ap(case: Case) -> None:

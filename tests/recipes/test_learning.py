@@ -12,10 +12,10 @@ from bifocals.cli.find import recipe_names
 from bifocals.data import Annotations, Data, Input, PackedStrings, eval_transform, open_split, save_coco
 from bifocals.evaluate import evaluate
 from bifocals.networks import Backbone, Towers
-from bifocals.recipes import date, fcos, onenet
+from bifocals.recipes import atss, date, defcn, fcos, onenet, retinanet
 from bifocals.train import Experiment, Optim, Provenance, Run, fit, load, read_log
 
-RECIPES = {"date": date, "fcos": fcos, "onenet": onenet}
+RECIPES = {"atss": atss, "date": date, "defcn": defcn, "fcos": fcos, "onenet": onenet, "retinanet": retinanet}
 COLORS = ((220, 60, 40), (40, 90, 220))
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -32,6 +36,31 @@ def test_steps_of_the_1x_schedule():
     optim, total = Optim(), 12 * 7330
     for step, expected in ((58639, 1.0), (58640, 0.1), (80629, 0.1), (80630, 0.01), (87959, 0.01)):
         assert learning_rate_factor(optim, step, total) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("optim", "epochs", "images", "total", "drops"),
+    [
+        (Optim(), 12, 117_266, 87_950, (58_634, 80_621)),  # 1x on COCO: its images are no multiple of 16
+        (Optim(), 12, 117_280, 12 * 7330, (8 * 7330, 11 * 7330)),
+        (Optim(), 36, 117_280, 36 * 7330, (24 * 7330, 33 * 7330)),  # 3x: the same fractions
+        (Optim.crowdhuman(), 32, 15_000, 30_000, (20_000, 25_000)),
+        # As typed on a command line, rounded down.
+        (Optim(milestones=(0.66666666, 0.83333333)), 32, 15_000, 30_000, (20_000, 25_000)),
+    ],
+)
+def test_the_schedules_of_date(optim, epochs, images, total, drops):
+    """The rate falls to a tenth at these steps and at no other; the length is what `fit` computes from epochs."""
+    assert max(1, math.ceil(epochs * images / optim.batch_size - 1e-9)) == total
+    factors = [learning_rate_factor(optim, step, total) for step in range(1000, total)]
+    fallen = tuple(step + 1001 for step, (a, b) in enumerate(pairwise(factors)) if b < a)
+    assert fallen == drops
+    assert [factors[0], factors[drops[0] - 1000], factors[-1]] == pytest.approx([1, 0.1, 0.01])
+    assert learning_rate_factor(optim, 500, total) == pytest.approx(0.001 + 0.999 * 0.5)
+
+
+def test_presets_differ_from_the_defaults_in_the_schedule_alone():
+    assert replace(Optim.crowdhuman(), milestones=Optim().milestones) == Optim()
 
 
 def test_milestones_fall_on_whole_epochs_for_any_length():

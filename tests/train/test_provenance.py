@@ -24,7 +24,7 @@ def record_of(provenance: Provenance) -> dict:
     return json.loads(json.dumps(record))
 
 
-@pytest.mark.parametrize("recipe", ["fcos", "date", "onenet"])
+@pytest.mark.parametrize("recipe", ["fcos", "date", "onenet", "retinanet", "defcn"])
 def test_our_recipes_come_back_from_json(recipe):
     chosen = {"optim": Optim("sgd", lr=0.1, milestones=(0.5, 0.75), ema=0.999, clip_norm=None), "epochs": 2.5,
               "input": Input(64, 96, multiscale=(32, 64)), "data": Data(root="some/where", val="valid")}
@@ -41,7 +41,17 @@ def test_our_recipes_come_back_from_json(recipe):
 def test_defaults_are_recorded_too():
     plain = Provenance("bifocals.recipes.date:date").resolved()
     assert plain["optim"]["lr"] == 4e-4
-    assert plain["lambda_o2m"] == 1.0
+    assert plain["lambda_o2o"] == 1.0 and plain["lambda_o2m"] is None  # None: what the one-to-many half says
+
+
+def test_a_run_of_an_older_version_comes_back():
+    record = record_of(Provenance("bifocals.recipes.date:date", {"epochs": 3}))
+    del record["arguments"]["init"], record["arguments"]["optim"]["ema"]  # as if they had not existed yet
+    again = rebuild(record, lambda line: None)
+    assert again.epochs == 3 and again.optim == Optim()
+    record["arguments"]["optim"]["momentum_of_old"] = 0.5  # a setting that is gone cannot be honored
+    with pytest.raises(ValueError, match=r"rebuild expected .* got \['optim.momentum_of_old: 0.5 then, None now'\]"):
+        rebuild(record, lambda line: None)
 
 
 def test_a_file_is_executed_and_said_so(tmp_path):
