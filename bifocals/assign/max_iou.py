@@ -52,26 +52,26 @@ class MaxIoU:
 
     def overlaps(self, priors: Priors, target: Target) -> Float[Tensor, "P G"]:
         """IoU of anchors and objects; -1 for anchors that take no part."""
-        return self._overlaps(priors, target, self._out(priors, target))
+        return self._overlaps(priors, target, self._out(priors, target)).T
 
     def _overlaps(self, priors: Priors, target: Target, out: Tensor | None) -> Tensor:
         if priors.boxes is None:
             raise ValueError("MaxIoU expected priors with boxes, got points alone: it belongs to an anchor head.")
-        iou = pairwise_iou(priors.boxes, target.boxes)
-        return iou if out is None else iou.masked_fill(out[:, None], -1.0)
+        iou = pairwise_iou(target.boxes, priors.boxes)  # [G, P]: the long side inside, for speed
+        return iou if out is None else iou.masked_fill_(out, -1.0)
 
     def __call__(self, priors: Priors, target: Target, prediction: Prediction | None = None) -> Match:
         out = self._out(priors, target)
         iou = self._overlaps(priors, target, out)
-        if iou.shape[1] == 0:
+        if len(iou) == 0:
             none = torch.zeros(0, dtype=torch.int64, device=iou.device)
             return Match(none, none, out)
-        best, gt = iou.max(dim=1)  # [P]
+        best, gt = iou.max(dim=0)  # [P]
         positive = best >= self.positive
         if self.low_quality:
-            best_of_object = iou.amax(dim=0)  # [G]
+            best_of_object = iou.amax(dim=1, keepdim=True)  # [G, 1]
             wanted = (iou == best_of_object) & (best_of_object >= self.min_positive)
-            last = (wanted * torch.arange(1, iou.shape[1] + 1, device=iou.device)).amax(dim=1)
+            last = (wanted * torch.arange(1, len(iou) + 1, device=iou.device)[:, None]).amax(dim=0)
             positive |= last > 0
             gt = torch.where(last > 0, last - 1, gt)
         ignore = ~positive & (best >= self.negative)

@@ -81,10 +81,11 @@ def learn(name: str, out: Path, steps: int, images: int, seed: int) -> Path:
 
 
 def score(trained: Trained, val: Annotations) -> Evaluation:
-    """Without NMS; an evaluation without NMS brings the numbers with it along."""
+    """Without NMS, judged: such an evaluation brings the numbers with NMS along."""
     experiment = trained.experiment
     return evaluate(trained.network, val, transform=eval_transform(experiment.input),
-                    postprocess=experiment.postprocess, output=experiment.output, nms=None, batch_size=BATCH)
+                    postprocess=experiment.postprocess, output=experiment.output, nms=None, trust=True,
+                    batch_size=BATCH)
 
 
 def print_scores(scores: dict[str, Evaluation]) -> None:
@@ -98,6 +99,9 @@ def print_scores(scores: dict[str, Evaluation]) -> None:
             table.add_row(name, nms, *numbers, f"{found.duplicate_rate:.1%}" if nms == "none" else "")
     Console().print(table)
     print("duplicates: detections above .3 that overlap a better one of their class above .6 and match no object")
+    for name, found in scores.items():
+        assert found.trust is not None
+        print(f"{name}: {found.trust.sentence()}")
 
 
 def draw(trained: Trained, pictures: list[Path], out: Path) -> None:

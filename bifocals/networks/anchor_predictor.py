@@ -5,7 +5,6 @@ Letters: B images, P priors, A anchors of a point, C classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from bifocals.structures import Anchors, DeltaCoder, DenseOutput, Priors
 
-from .predictor import flatten_levels
+from .predictor import flatten_levels, start_convolutions
 
 
 class AnchorPredictor(nn.Module):
@@ -43,12 +42,7 @@ class AnchorPredictor(nn.Module):
         self.cls = nn.Conv2d(channels, len(anchors) * num_classes, 3, padding=1)
         self.box = nn.Conv2d(channels, len(anchors) * 4, 3, padding=1)
         self.quality = nn.Conv2d(channels, len(anchors), 3, padding=1) if quality else None
-        for conv in self.children():
-            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
-        assert self.cls.bias is not None
-        nn.init.constant_(self.cls.bias, math.log(prior_probability / (1 - prior_probability)))
+        start_convolutions(self, self.cls, prior_probability)
 
     def forward(
         self, cls_levels: Sequence[Tensor], box_levels: Sequence[Tensor], scales: Tensor, priors: Priors

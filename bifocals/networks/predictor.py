@@ -21,6 +21,16 @@ def flatten_levels(maps: Sequence[Tensor]) -> Tensor:
     return torch.cat([m.permute(0, 2, 3, 1).flatten(1, 2) for m in maps], dim=1).float()
 
 
+def start_convolutions(predictor: nn.Module, cls: nn.Conv2d, prior_probability: float) -> None:
+    """Convolutions start N(0, .01) with bias 0; the class bias starts at the logit of `prior_probability`."""
+    for conv in predictor.children():
+        assert isinstance(conv, nn.Conv2d) and conv.bias is not None
+        nn.init.normal_(conv.weight, std=0.01)
+        nn.init.zeros_(conv.bias)
+    assert cls.bias is not None
+    nn.init.constant_(cls.bias, math.log(prior_probability / (1 - prior_probability)))
+
+
 class PointPredictor(nn.Module):
     """Class logits and distances to the four sides at each point, with an optional quality logit.
 
@@ -47,12 +57,7 @@ class PointPredictor(nn.Module):
         self.cls = nn.Conv2d(channels, num_classes, 3, padding=1)
         self.box = nn.Conv2d(channels, 4, 3, padding=1)
         self.quality = nn.Conv2d(channels, 1, 3, padding=1) if quality else None
-        for conv in self.children():
-            assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
-        assert self.cls.bias is not None
-        nn.init.constant_(self.cls.bias, math.log(prior_probability / (1 - prior_probability)))
+        start_convolutions(self, self.cls, prior_probability)
 
     def forward(
         self, cls_levels: Sequence[Tensor], box_levels: Sequence[Tensor], scales: Tensor, priors: Priors

@@ -42,8 +42,9 @@ def date(
         bifocals train date --filter3d --data.root /data/coco           # with 3DMF: 38.9 AP; not run by us
 
     Args:
-        one2many: The one-to-many branch: fcos (DATE-F), retina (DATE-R), atss (not in the paper), or FILE.py:FUNCTION
-            of a function of your own that returns a `bifocals.recipes.one_to_many.OneToMany`.
+        one2many: The one-to-many branch: fcos (DATE-F), retina (DATE-R), fcos_tricks or atss (the later FCOS and ATSS,
+            not in the paper), or FILE.py:FUNCTION of a function of your own that returns a
+            `bifocals.recipes.one_to_many.OneToMany`.
         filter3d: Multiply the one-to-one class probabilities with those of a 3D max filter (Table 2).
         matching: Of the one-to-one branch: poto (the paper), poto_minus_one, hungarian or argmin.
         poto: Details of the two matchings by POTO; a radius of 0 takes any point inside an object (CrowdHuman).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bifocals.objective import DenseBranch
 from bifocals.predict import Postprocess
@@ -34,6 +34,13 @@ def one2many_fcos() -> OneToMany:
     return OneToMany(fcos_predictor(tricks=False), lambda weight: fcos_branch(weight=weight), FCOS_POSTPROCESS)
 
 
+def one2many_fcos_tricks() -> OneToMany:
+    """The later FCOS: center sampling, GIoU, distances in strides. DATE's paper does not try it."""
+    return OneToMany(
+        fcos_predictor(tricks=True), lambda weight: fcos_branch(1.5, "giou", weight), replace(FCOS_POSTPROCESS, nms=0.6)
+    )
+
+
 def one2many_retina() -> OneToMany:
     """DATE-R (arXiv:2211.13859): RetinaNet with 9 anchors, whose weight is 2 in the paper."""
     return OneToMany(retina_predictor(), lambda weight: retina_branch(weight=weight), RETINA_POSTPROCESS, 2.0)
@@ -45,7 +52,7 @@ def one2many_atss() -> OneToMany:
 
 
 ONE_TO_MANY: Mapping[str, Callable[[], OneToMany]] = {
-    "fcos": one2many_fcos, "retina": one2many_retina, "atss": one2many_atss,
+    "fcos": one2many_fcos, "fcos_tricks": one2many_fcos_tricks, "retina": one2many_retina, "atss": one2many_atss,
 }  # fmt: skip
 
 

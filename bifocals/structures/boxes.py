@@ -18,10 +18,11 @@ def area(boxes: Float[Tensor, "*N 4"]) -> Float[Tensor, "*N"]:
 
 def pairwise_intersection(a: Float[Tensor, "*B N 4"], b: Float[Tensor, "*B M 4"]) -> Float[Tensor, "*B N M"]:
     """Square pixels that every box of `a` shares with every box of `b`."""
-    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
-    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
-    sides = (high - low).clamp(min=0)
-    return sides[..., 0] * sides[..., 1]
+    # By coordinates, without building [N, M, 2]: several times faster on a CPU.
+    ax1, ay1, ax2, ay2 = (c.contiguous() for c in a[..., :, None, :].unbind(-1))  # [N, 1]
+    bx1, by1, bx2, by2 = (c.contiguous() for c in b[..., None, :, :].unbind(-1))  # [1, M]
+    width = (torch.minimum(ax2, bx2) - torch.maximum(ax1, bx1)).clamp(min=0)
+    return (torch.minimum(ay2, by2) - torch.maximum(ay1, by1)).clamp(min=0) * width
 
 
 def pairwise_iou(

@@ -26,7 +26,11 @@ Normalizer = Literal["reduced", "local", "with_images"]
 
 @dataclass(frozen=True)
 class Matched:
-    """The matched view of a batch. It computes lazily, keeps what it computed, and decides nothing."""
+    """The matched view of a batch. It computes lazily, keeps what it computed, and decides nothing.
+
+    What it keeps is kept as first computed: a loss that reads `iou` under `no_grad` would take the gradient from all
+    that read it later. Read outside, then detach.
+    """
 
     output: DenseOutput
     targets: Sequence[Target]
@@ -105,8 +109,8 @@ class Matched:
             boxes, _, real = pad_targets(self.targets)
             if boxes.shape[1] == 0:
                 return self.output.boxes.new_zeros(self.output.boxes.shape[:2])
-            iou = pairwise_iou(self.output.boxes.detach(), boxes)
-            return (iou * real[:, None, :]).amax(dim=2)
+            iou = pairwise_iou(boxes, self.output.boxes.detach())  # [B, G, P]: the long side inside
+            return (iou * real[:, :, None]).amax(dim=1)
 
     @cached_property
     def class_targets(self) -> Float[Tensor, "B P C"]:
