@@ -61,7 +61,8 @@ def named_box_loss(
     """
     if name in get_args(DeltaLossName):
         if weight != "none":
-            raise ValueError(f"named_box_loss expected weight 'none' for {name!r}, which compares deltas, got {weight!r}.")
+            raise ValueError(f"named_box_loss expected weight 'none' for {name!r}, which compares deltas, "
+                             f"got {weight!r}.")
         if name == "balanced_l1":
             return BalancedL1(beta=beta, coder=coder, normalizer=normalizer)
         return SmoothL1(0.0 if name == "l1" else beta, coder, normalizer)

@@ -45,8 +45,14 @@ def test_focal_by_hand():
 def test_iou_losses_by_hand():
     # Two 10x10 boxes, half overlapping: IoU 1/3, hull 15x10, centers 5 apart, diagonal^2 325.
     a, b = torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([[5.0, 0, 15, 10]])
-    expected = {"linear": 2 / 3, "square": 8 / 9, "log": math.log(3), "giou": 2 / 3, "diou": 2 / 3 + 25 / 325,
-                "ciou": 2 / 3 + 25 / 325, "ciou_gated": 2 / 3 + 25 / 325}
+    near, cubed = 25 / 325, (25 / 325) ** 3
+    cost = 1 - math.exp(-2 / 9)  # offset a third of the hull, along an axis
+    expected = {"linear": 2 / 3, "square": 8 / 9, "log": math.log(3), "giou": 2 / 3, "diou": 2 / 3 + near,
+                "ciou": 2 / 3 + near, "ciou_gated": 2 / 3 + near, "ciou_wise": 2 / 3 + near, "eiou": 2 / 3 + near,
+                "eiou_wise": 2 / 3 + near + 1 / 9, "extended_eiou": 2 / 3 - 0.05,
+                "focal_eiou": (2 / 3 + near) / math.sqrt(3), "siou": 2 / 3 + cost / 2,
+                "siou_mmdet": 2 / 3 - (math.exp(2 / 9) - 1) / 2, "alpha_iou": 26 / 27, "alpha_giou": 26 / 27,
+                "alpha_diou": 26 / 27 + cubed, "alpha_ciou": 26 / 27 + cubed}
     assert set(expected) == set(KINDS)
     for kind, value in expected.items():
         assert float(iou_loss(a, b, kind)) == pytest.approx(value, rel=1e-5), kind
