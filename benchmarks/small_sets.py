@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bifocals.cli.main import main as bifocals
 
+BAGS = ("--towers.norm", "group", "--nms", "0.6")  # the head of MAL with the towers and the NMS of the others
 RECIPES = {
     "fcos": ["fcos", "--tricks", "--nms", "0.6"],
     "onenet": ["onenet", "--matching", "poto"],
@@ -24,6 +25,11 @@ RECIPES = {
     "date_3dmf": ["date", "--filter3d"],
     "date_r": ["date", "--one2many", "retina"],
     "retinanet": ["retinanet", "--nms", "0.6"],
+    "atss": ["atss"],
+    "mal_baseline": ["mal", "--loss", "retinanet", "--depression.schedule", "none", *BAGS],
+    "freeanchor": ["freeanchor", *BAGS],
+    "mal_paper": ["mal", *BAGS],
+    "mal_release": ["mal", "--rule", "release", *BAGS],
 }
 
 
@@ -49,8 +55,9 @@ def train(chosen: SmallSet, name: str, seed: int, data: str, weights: str, workd
         "train", *RECIPES[name], "--data.root", data, "--data.on-defect", "skip", "--epochs", str(chosen.epochs),
         "--backbone.name", "resnet18", "--backbone.style", "pytorch", "--backbone.weights", weights,
         "--input.short", str(chosen.short), "--input.long", str(chosen.long),
-        "--optim.lr", "2e-4", "--optim.batch-size", "4", "--optim.backbone-lr-factor", "1",
-        "--optim.schedule", "cosine",
+        "--optim.name", "adamw", "--optim.clip-norm", "0.1", "--optim.warmup-steps", "1000",
+        "--optim.warmup-factor", "0.001", "--optim.lr", "2e-4", "--optim.batch-size", "4",
+        "--optim.backbone-lr-factor", "1", "--optim.schedule", "cosine",
         "--run.precision", "bf16", "--run.eval-every", "0", "--run.workers", "1",
         "--run.seed", str(seed), "--run.workdir", str(workdir), "--run.resume", "auto",
     ])  # fmt: skip

@@ -159,8 +159,7 @@ class ATSS:
             near.append(torch.cat([values for values, _ in nearest], dim=1))
             prior.append(torch.cat([index + start for start, (_, index) in zip(starts, nearest, strict=True)], dim=1))
         index = torch.cat(prior)  # [N, K]
-        iou = paired_iou(_boxes(priors)[index], objects.boxes[:, None].expand(-1, index.shape[1], -1))
-        return Candidates(index, torch.cat(near), iou)
+        return Candidates(index, torch.cat(near), overlaps(priors, objects.boxes, index))
 
     def thresholds(self, candidates: Candidates) -> Float[Tensor, "N"]:
         """Mean plus standard deviation of the candidates' IoU; NaN, which no IoU reaches, for a single candidate."""
@@ -172,10 +171,24 @@ class ATSS:
 
     def positive(self, priors: Priors, objects: BatchObjects, candidates: Candidates) -> Bool[Tensor, "N K"]:
         """Candidates of enough IoU whose centers lie in the box: steps 2 and 3, before objects compete."""
-        centers = _centers(_boxes(priors))[candidates.prior]  # [N, K, 2]
-        low, high = objects.boxes[:, None, :2], objects.boxes[:, None, 2:]
-        inside = torch.minimum(centers - low, high - centers).amin(dim=-1) > INSIDE
+        inside = center_inside(priors, objects.boxes[:, None], candidates.prior)
         return candidates.real & inside & (candidates.iou >= self.thresholds(candidates)[:, None])
+
+
+def anchor_centers(priors: Priors) -> Float[Tensor, "P 2"]:
+    """Centers of the anchors, pixels."""
+    return _centers(_boxes(priors))
+
+
+def center_inside(priors: Priors, boxes: Float[Tensor, "*#N 4"], index: Int64[Tensor, "*N"]) -> Bool[Tensor, "*N"]:
+    """Whether the centers of the anchors at `index` lie more than `INSIDE` pixels inside the boxes."""
+    centers = anchor_centers(priors)[index]
+    return torch.minimum(centers - boxes[..., :2], boxes[..., 2:] - centers).amin(dim=-1) > INSIDE
+
+
+def overlaps(priors: Priors, boxes: Float[Tensor, "N 4"], index: Int64[Tensor, "N K"]) -> Float[Tensor, "N K"]:
+    """IoU of each object with the anchors at its row of `index`."""
+    return paired_iou(_boxes(priors)[index], boxes[:, None].expand(-1, index.shape[1], -1))
 
 
 def highest_iou_wins(

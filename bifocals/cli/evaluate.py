@@ -17,7 +17,7 @@ from bifocals.networks import DenseDetector, prune
 from bifocals.predict import of_output
 from bifocals.train import Trained, load
 
-from .options import parse_device, parse_nms
+from .options import parse_device, parse_nms, parse_views
 
 
 def run(argv: list[str]) -> int:
@@ -33,6 +33,10 @@ def evaluate_run(
     nms: str = "default",
     max_detections: int | None = None,
     crowd: bool = False,
+    analysis: bool = False,
+    tta: bool = False,
+    tta_shorts: tuple[int, ...] = (),
+    tta_flip: bool = False,
     weights: Literal["best", "last"] | None = None,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
@@ -52,12 +56,19 @@ def evaluate_run(
         nms: none, or the IoU of the non-maximum suppression; what the recipe says where it is not given.
         max_detections: The most of an image that are kept, in place of what the recipe says; 500 for CrowdHuman.
         crowd: Also CrowdHuman's numbers: AP50, log-average miss rate, recall and Jaccard index.
+        analysis: Also what AP does not say: areas under precision-recall curves with one kind of error after another
+            forgiven (localization, class, background), and before NMS the share of found objects that NMS keeps and
+            the rank correlation of score and IoU.
+        tta: Multi-scale test: .6, .8, 1, 1.2, 1.4 and 1.6 times the run's own size, merged by one NMS.
+        tta_shorts: Short sides in pixels in place of those.
+        tta_flip: Also look at each size mirrored.
         weights: best or last; the best where there are any.
         device: auto, cpu or cuda.
         precision: Arithmetic of the network.
         batch_size: Images at a time.
         workers: Loader processes.
-        save: A file for all numbers as JSON; WORKDIR/evaluation-SPLIT-OUTPUT-NMS.json where none is named.
+        save: A file for all numbers as JSON; WORKDIR/evaluation-SPLIT-OUTPUT-NMS.json where none is named, with -tta
+            before the dot for such a test.
     """
     trained = load(workdir, weights)
     experiment = trained.experiment
@@ -66,7 +77,8 @@ def evaluate_run(
     if crowd:
         crowd_metrics({}, annotations)  # what it cannot work with is said before the network runs
     chosen = of_output(experiment.postprocess, output, "bifocals evaluate")
-    free = (chosen.nms if suppression == "default" else suppression) is None
+    views = parse_views(experiment.input, tta, tta_shorts, tta_flip)
+    free = views is None and (chosen.nms if suppression == "default" else suppression) is None
     network = trained.network
     if not free and isinstance(network, DenseDetector):
         network = prune(network, output)  # timed is what would be shipped
@@ -79,6 +91,8 @@ def evaluate_run(
         nms=suppression,
         max_detections=max_detections,
         trust=free,
+        views=views,
+        analysis=analysis,
         device=parse_device(device),
         precision=precision,
         batch_size=batch_size,
@@ -90,7 +104,7 @@ def evaluate_run(
         rows = {name: crowd_metrics(detections, annotations) for name, (_, detections) in found.rows().items()}
         print(crowd_table(rows))
         record["crowd"] = {name: metrics.to_json() for name, metrics in rows.items()}
-    path = save or workdir / f"evaluation-{split}-{output}-{nms}.json"
+    path = save or workdir / f"evaluation-{split}-{output}-{nms}{'' if views is None else '-tta'}.json"
     path.write_text(json.dumps(record, indent=1), encoding="utf8")
     print(f"saved {path}")
 

@@ -6,6 +6,9 @@ from typing import Literal
 
 import torch
 
+from bifocals.data import Input
+from bifocals.predict import Views, multi_scale
+
 
 def parse_nms(text: str) -> float | Literal["default"] | None:
     """`none` -> None, `0.6` -> 0.6, `default` stays. ValueError for anything else."""
@@ -25,3 +28,8 @@ def parse_nms(text: str) -> float | Literal["default"] | None:
 def parse_device(name: str) -> torch.device:
     """`auto` -> a CUDA device where there is one, else the CPU."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def parse_views(input: Input, tta: bool, shorts: tuple[int, ...], flip: bool) -> Views | None:
+    """The views of a test-time augmentation; None where none of its options was given."""
+    return multi_scale(input, shorts=shorts, flip=flip) if tta or shorts or flip else None

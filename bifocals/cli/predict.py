@@ -9,10 +9,10 @@ from typing import Literal
 import tyro
 
 from bifocals.data import eval_transform
-from bifocals.predict import predict
+from bifocals.predict import MERGE_NMS, predict
 from bifocals.train import load
 
-from .options import parse_device, parse_nms
+from .options import parse_device, parse_nms, parse_views
 
 
 def run(argv: list[str]) -> int:
@@ -27,6 +27,9 @@ def predict_run(
     score: float = 0.3,
     output: str = "",
     nms: str = "default",
+    tta: bool = False,
+    tta_shorts: tuple[int, ...] = (),
+    tta_flip: bool = False,
     weights: Literal["best", "last"] | None = None,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
@@ -40,6 +43,10 @@ def predict_run(
         score: Detections above this score are drawn; results.json holds all of them.
         output: The output of the network, one2one or one2many; the one for inference where none is named.
         nms: none, or the IoU of the non-maximum suppression; what the recipe says where it is not given.
+        tta: Look at .6, .8, 1, 1.2, 1.4 and 1.6 times the run's own size, and merge what that gives by an NMS, .6
+            where the output has none.
+        tta_shorts: Short sides in pixels in place of those.
+        tta_flip: Also look at each size mirrored.
         weights: best or last; the best where there are any.
         device: auto, cpu or cuda.
         precision: Arithmetic of the network.
@@ -55,11 +62,13 @@ def predict_run(
     suppression = parse_nms(nms)
     if suppression != "default":
         postprocess = replace(postprocess, nms=suppression)
+    views = parse_views(trained.experiment.input, tta, tta_shorts, tta_flip)
     folder = out or workdir / "predictions"
     found = predict(
         trained.network,
         images,
         transform=eval_transform(trained.experiment.input),
+        views=views,
         postprocess=postprocess,
         output=output,
         classes=trained.classes,
@@ -70,5 +79,7 @@ def predict_run(
         precision=precision,
     )
     shown = sum(len(p.detections.above(score)) for p in found.pictures)
+    if views is not None and postprocess.nms is None:
+        print(f"NMS {MERGE_NMS:g} merged the {len(views.sizes)} sizes; a single look at this output needs none")
     print(f"{len(found.pictures)} pictures, {shown} objects above {score:g}, {len(found.skipped)} files skipped: "
           f"{folder}")

@@ -17,9 +17,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from bifocals.data import Annotations, eval_stream
-from bifocals.predict import Postprocess, Precision, inference, of_output
+from bifocals.predict import Postprocess, Precision, Views, detect_views, inference, merging, of_output
 from bifocals.structures import DenseOutput, Detections, Target, rank, world_size
 
+from .analysis import Analysis, Analyzer
 from .average_precision import AveragePrecision, average_precision
 from .duplicates import duplicate_rate
 from .trust import Trust, trust_in
@@ -50,7 +51,8 @@ class Evaluation:
 
     nms: the IoU of the non-maximum suppression that was used, None for none. suppressed: of an output evaluated without
     NMS, the same with NMS at IoU .6; None elsewhere. trust: whether an output does without NMS, where that was asked
-    for. other: then the network's output that needs NMS, if it has one.
+    for. other: then the network's output that needs NMS, if it has one. views: where images were looked at several
+    times, how, in words. analysis: what AP does not say, where that was asked for.
     duplicate_rate: see the function of that name. max_detections: the most of an image that were kept.
     images_per_second: of all processes together, under the conditions of `protocol`; NaN for a set of a single batch.
     detections: of each image id, on the CPU.
@@ -60,6 +62,8 @@ class Evaluation:
     suppressed: Compared | None
     other: Compared | None
     trust: Trust | None
+    views: str | None
+    analysis: Analysis | None
     duplicate_rate: float
     output: str
     nms: float | None
@@ -109,6 +113,8 @@ class Evaluation:
                                                  **other.result.to_json(self.classes)},
             "duplicate_rate": self.duplicate_rate,
             "trust": None if self.trust is None else self.trust.to_json(),
+            "views": self.views,
+            "analysis": None if self.analysis is None else self.analysis.to_json(self.classes),
             "images_per_second": None if math.isnan(self.images_per_second) else self.images_per_second,
             "protocol": self.protocol,
         }
@@ -117,6 +123,8 @@ class Evaluation:
         """A small table for a terminal, and the verdict on NMS where there is one."""
         suppression = "none" if self.nms is None else f"{self.nms:g}"
         lines = [f"{self.num_images} images, output {self.output}, NMS {suppression}"]
+        if self.views is not None:
+            lines += wrap(self.views, WIDTH, subsequent_indent="  ")
         rows = {f"AP {name}": result for name, (result, _) in self.rows().items()}
         width = max(map(len, rows))
         most = ap_detections(self.max_detections)
@@ -130,6 +138,9 @@ class Evaluation:
         per_class = (self.result.class_ap.tolist(), self.result.class_ap50.tolist())
         for name, ap, ap50 in zip(self.classes, *per_class, strict=True):
             lines.append(f"  {name:<{width}}  AP {_short(ap)}  AP50 {_short(ap50)}")
+        if self.analysis is not None:
+            for line in self.analysis.lines(self.classes):
+                lines += wrap(line, WIDTH, subsequent_indent="  ") if len(line) > WIDTH else [line]
         if self.trust is not None:
             lines += wrap(self.trust.sentence(), WIDTH, subsequent_indent="  ")
         return "\n".join(lines)
@@ -145,6 +156,8 @@ def evaluate(
     nms: float | Literal["default"] | None = "default",
     max_detections: int | None = None,
     trust: bool = False,
+    views: Views | None = None,
+    analysis: bool = False,
     device: torch.device | str | None = None,
     precision: Precision = "fp32",
     batch_size: int = 1,
@@ -161,28 +174,44 @@ def evaluate(
     trust: of an output without NMS also judge whether it needs one (`Trust`), with the network's output that has NMS as
     the other side, if there is one; both come out of one pass over the images. Takes seconds after that pass.
 
+    views: looks at each image through these in place of `transform` and merges what they give by an NMS, .6 where the
+    output has none (`bifocals.predict.detect_views`); nothing is judged or compared then. analysis: also what AP does
+    not say (`Analysis`), of a single look. ValueError for both.
+
     In a distributed run every rank calls, computes its share of the images, and returns the same numbers: each image
     counts once, however many ranks there are. The global random state is left alone.
     """
     chosen = _limited(of_output(postprocess, output, "evaluate"), max_detections)
     if nms != "default":
         chosen = replace(chosen, nms=nms)
+    if views is not None and analysis:
+        raise ValueError("evaluate expected views or analysis, got both; the analysis is of a single look.")
+    seen = None if views is None else _in_words(views, chosen)
+    chosen = chosen if views is None else merging(chosen)
     looks = {"chosen": (output, chosen)}
     if chosen.nms is None:
         looks["suppressed"] = (output, replace(chosen, nms=COMPARED_NMS))
         other = _output_with_nms(network, postprocess, output) if trust else None
         if other is not None:
             looks["other"] = (other, _limited(postprocess[other], max_detections))
-    batches = eval_stream(
-        annotations, transform, batch_size=batch_size, workers=workers, rank=rank(), world_size=world_size(),
-        divisor=int(getattr(network, "size_divisor", 1)),
-    )
+    transforms = (transform,) if views is None else views.transforms
+    streams = [
+        eval_stream(annotations, look, batch_size=batch_size, workers=-(-workers // len(transforms)), rank=rank(),
+                    world_size=world_size(), divisor=int(getattr(network, "size_divisor", 1)))
+        for look in transforms
+    ]  # the same images in the same batches, each time in another size
+    analyzer = Analyzer(chosen, annotations) if analysis else None
     found: dict[str, dict[int, Detections]] = {name: {} for name in looks}
     clock = _Clock()
     whole = "other" in looks
     with inference(_Whole(network) if whole else network, "all" if whole else output, device, precision) as forward:
-        for batch in batches:
+        for batch, *others in zip(*streams, strict=True):
             clock.start()
+            if views is not None:
+                merged = [d.cpu() for d in detect_views(forward, chosen, [batch, *others], views.flip)]
+                clock.stop(len(merged))
+                found["chosen"].update(zip(batch.image_ids, merged, strict=True))
+                continue
             dense = forward(batch)
             outputs = cast(dict[str, DenseOutput], dense) if whole else {output: dense}
             detections = [d.cpu() for d in chosen(outputs[output], batch.targets)]
@@ -192,11 +221,13 @@ def evaluate(
                 if name != "chosen":
                     again = [d.cpu() for d in choose(outputs[source], batch.targets)]
                     found[name].update(zip(batch.image_ids, again, strict=True))
+            if analyzer is not None:
+                analyzer.look(outputs[output], batch)
     used = next((p.device for p in network.parameters()), torch.device("cpu"))
     # Ranks may stop at different times: their rates add up, their seconds do not.
-    gathered = _gather((found, clock.rate()))
-    found = {name: {i: d for part, _ in gathered for i, d in part[name].items()} for name in looks}
-    assert len(found["chosen"]) == len(annotations) == sum(len(part["chosen"]) for part, _ in gathered), "each once"
+    gathered = _gather((found, clock.rate(), {} if analyzer is None else analyzer.looks))
+    found = {name: {i: d for part, _, _ in gathered for i, d in part[name].items()} for name in looks}
+    assert len(found["chosen"]) == len(annotations) == sum(len(part["chosen"]) for part, _, _ in gathered), "each once"
     limit = ap_detections(chosen.max_detections)
     result = {name: average_precision(of_look, annotations, max_detections=limit) for name, of_look in found.items()}
 
@@ -219,13 +250,17 @@ def evaluate(
         suppressed=suppressed,
         other=other_side,
         trust=judged,
+        views=seen,
+        analysis=None if analyzer is None else analyzer.result(
+            {i: look for _, _, part in gathered for i, look in part.items()}, found["chosen"], limit
+        ),
         duplicate_rate=duplicate_rate(found["chosen"], annotations),
         output=output,
         nms=chosen.nms,
         max_detections=chosen.max_detections,
         num_images=len(annotations),
         classes=annotations.classes,
-        images_per_second=sum(rate for _, rate in gathered),
+        images_per_second=sum(rate for _, rate, _ in gathered),
         protocol=_protocol(used, precision, batch_size, getattr(network, "outputs", ())),
         detections=found["chosen"],
     )
@@ -234,6 +269,13 @@ def evaluate(
 def ap_detections(max_detections: int) -> int:
     """How many detections of an image and a class count for AP: COCO's 100, or all where more were asked for."""
     return max(100, max_detections)
+
+
+def _in_words(views: Views, postprocess: Postprocess) -> str:
+    nms = f"NMS {merging(postprocess).nms:g}"
+    if postprocess.nms is None:
+        return f"{views}: {nms} merges what they find; a single look at this output needs none"
+    return f"{views}: {nms} merges what they find"
 
 
 def _limited(postprocess: Postprocess, max_detections: int | None) -> Postprocess:

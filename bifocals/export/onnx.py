@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from bifocals.data import Annotations, DetectionDataset, Input, eval_transform, read_image
 from bifocals.evaluate import average_precision, evaluate
+from bifocals.networks import is_deformable
 from bifocals.predict import Postprocess
 from bifocals.structures import Batch, Detections, Target
 
@@ -34,7 +35,7 @@ from .session import METADATA_KEY, Metadata, OnnxDetector
 
 BATCH_SIZES = (1, 2, 3)
 TOLERANCE = Tolerance()
-OPSET = 18
+OPSET, DEFORMABLE_OPSET = 18, 19  # ONNX has deformable convolution from 19 on
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
 
 
@@ -120,7 +121,8 @@ def export_onnx(
         )
         model = onnx.load(unproved, load_external_data=False)
         certificate = Certificate(
-            file=path.name, sha256=sha256_of(unproved), bytes=unproved.stat().st_size, metadata=metadata, opset=OPSET,
+            file=path.name, sha256=sha256_of(unproved), bytes=unproved.stat().st_size, metadata=metadata,
+            opset=_opset(network),
             ops=dict(sorted(_count_ops(model.graph).items())), tolerance=tolerance, parity=parity,
             num_images=len(pictures), ap=ap, ap_images=num_annotated, latency_ms=latency,
             latency_protocol=f"one image in memory at {input_hw[0]}x{input_hw[1]}, decoding included, {runs} runs in "
@@ -187,7 +189,7 @@ def _write(
             input_names=list(arguments),
             output_names=["boxes", "scores", "labels"],
             dynamic_shapes=dynamic,
-            opset_version=OPSET,
+            opset_version=_opset(network),
             dynamo=True,
             custom_translation_table=translations(),
             verbose=False,
@@ -201,6 +203,10 @@ def _write(
                           "size as a number, as `int(x.shape[0])` does, where any size was expected.")
     made.model.metadata_props[METADATA_KEY] = metadata.to_text()
     made.save(path, external_data=False)
+
+
+def _opset(network: nn.Module) -> int:
+    return DEFORMABLE_OPSET if is_deformable(network) else OPSET
 
 
 @contextmanager

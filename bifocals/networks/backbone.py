@@ -12,9 +12,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision import models
 
+from .deformable import make_deformable, offset_names, renamed_for
 from .pixels import Normalize, Style
 
 RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101")
+RESNEXTS = ("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d")
+NAMES = (*RESNETS, *RESNEXTS, "mobilenet_v2")
 # Layers of MobileNetV2, cut where the stride changes; the last 1x1 convolution serves classification alone.
 MOBILENET_CUTS = ((0, 2), (2, 4), (4, 7), (7, 14), (14, 18))
 CAFFE_FILES = {"resnet50": "resnet50_caffe-788b5fa3.pth", "resnet101": "resnet101_caffe-3ad79236.pth"}
@@ -25,9 +28,11 @@ class Backbone:
     """Which body, from which weights, and what of it learns."""
 
     name: str = "resnet50"
-    """resnet18, resnet34, resnet50, resnet101, mobilenet_v2, or timm:NAME for any timm body with features."""
+    """resnet18, resnet34, resnet50, resnet101, resnext50_32x4d, resnext101_32x8d, resnext101_64x4d, mobilenet_v2, or
+    timm:NAME for any timm body with features."""
     style: Style = "caffe"
-    """What the weights were trained with. caffe: BGR, stride in the first 1x1 convolution (the papers' weights).
+    """What the weights were trained with. caffe: BGR, stride in the first 1x1 convolution (the papers' weights), of a
+    ResNeXt in the 3x3 one.
     pytorch: RGB with ImageNet's mean and std, stride in the 3x3 convolution (torchvision's and timm's weights)."""
     weights: str = "auto"
     """A weight file (.pth or .safetensors); "imagenet" lets torchvision or timm download; "none" starts random;
@@ -37,11 +42,12 @@ class Backbone:
     A body that starts random is never frozen; of timm's bodies only the norms are."""
     norm: Literal["frozen", "train"] = "frozen"
     """frozen: batch norm keeps its statistics and its scale, as detectors with small batches need it."""
+    deformable: bool = False
+    """A modulated deformable convolution (DCNv2) in the place of every 3x3 convolution of C3, C4 and C5."""
 
     def __post_init__(self) -> None:
-        if self.name not in (*RESNETS, "mobilenet_v2") and not self.name.startswith("timm:"):
-            raise ValueError(f"Backbone expected a name of {(*RESNETS, 'mobilenet_v2')} or timm:NAME, "
-                             f"got {self.name!r}.")
+        if self.name not in NAMES and not self.name.startswith("timm:"):
+            raise ValueError(f"Backbone expected a name of {NAMES} or timm:NAME, got {self.name!r}.")
         if not -1 <= self.frozen_stages <= 4:
             raise ValueError(f"Backbone expected frozen_stages from -1 to 4, got {self.frozen_stages}.")
 
@@ -100,6 +106,11 @@ class TimmBody(Body):
         if [strides[i] for i in self.wanted] != [4, 8, 16, 32]:
             raise ValueError(f"Backbone expected a timm body with features of strides 4, 8, 16, 32, "
                              f"got {name!r} with {strides}.")
+        if config.deformable:
+            parts = dict(model.named_children())
+            c2 = model.feature_info.module_name()[self.wanted[0]].replace(".", "_")
+            behind = list(parts)[list(parts).index(c2) + 1 :] if c2 in parts else []
+            _make_deformable([parts[part] for part in behind], config)
         channels = tuple(model.feature_info.channels()[i] for i in self.wanted)
         super().__init__([model], channels, replace(config, frozen_stages=-1))
 
@@ -123,16 +134,27 @@ def build_backbone(config: Backbone) -> Body:
         return TimmBody(config)
     if config.name == "mobilenet_v2":
         layers = models.mobilenet_v2(weights=None).features
-        return Body([layers[a:b] for a, b in MOBILENET_CUTS], (24, 32, 96, 320), config)
+        cut = [layers[a:b] for a, b in MOBILENET_CUTS]
+        if config.deformable:
+            _make_deformable(cut[2:], config)
+        return Body(cut, (24, 32, 96, 320), config)
     resnet = getattr(models, config.name)(weights=None)
     stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
     stages = [stem, resnet.layer1, resnet.layer2, resnet.layer3, resnet.layer4]
-    if config.style == "caffe":
+    if config.style == "caffe" and config.name not in RESNEXTS:
         for module in resnet.modules():
             if isinstance(module, models.resnet.Bottleneck):
                 module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+    if config.deformable:
+        _make_deformable(stages[2:], config)
     expansion = 1 if config.name in ("resnet18", "resnet34") else 4
     return Body(stages, tuple(c * expansion for c in (64, 128, 256, 512)), config)
+
+
+def _make_deformable(stages: Sequence[nn.Module], config: Backbone) -> None:
+    if not sum(make_deformable(stage) for stage in stages):
+        raise ValueError(f"Backbone expected a body with 3x3 convolutions in C3 to C5 to make deformable, "
+                         f"got {config.name!r}, which has none; ResNets have.")
 
 
 def load_backbone(body: Body, config: Backbone) -> str:
@@ -145,11 +167,10 @@ def load_backbone(body: Body, config: Backbone) -> str:
         body.freeze(-1, norm=False)
         return (f"backbone {config.name}: {origin}; it starts random, so all of it learns. Give a file with "
                 "--backbone.weights, or 'imagenet' to download.")
-    if isinstance(body, TimmBody):
-        missing, unexpected = body.stages[0].load_state_dict(state, strict=False)
-    else:
-        missing, unexpected = body.load_state_dict(_to_stages(state, config), strict=False)
-    missing = [k for k in missing if not k.endswith("num_batches_tracked")]
+    part, named = (body.stages[0], state) if isinstance(body, TimmBody) else (body, _to_stages(state, config))
+    missing, unexpected = part.load_state_dict(renamed_for(part, named), strict=False)
+    offsets = offset_names(part)
+    missing = [k for k in missing if not k.endswith("num_batches_tracked") and k not in offsets]
     if missing:
         raise ValueError(f"Backbone {config.name} expected all its weights in {origin}, got a file without "
                          f"{len(missing)} of them, {missing[0]} the first; the file also has {list(unexpected)[:3]}.")

@@ -20,10 +20,12 @@ from .draw import draw_detections
 from .inference import Precision, inference
 from .postprocess import Postprocess
 from .results import save_results
+from .tta import Transform, Views, detect_views, merging
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm")
 
-Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
+_Read = tuple[Tensor, list[tuple[Tensor, Target]]]
+"""A picture as it is, and through each transform."""
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,14 @@ def predict(
     precision: Precision = "fp32",
     batch_size: int = 1,
     workers: int = 2,
+    views: Views | None = None,
     log: Callable[[str], None] = print,
 ) -> Predictions:
     """Finds objects in pictures and in all pictures of folders, subfolders included.
 
     transform: the one of evaluation. Pictures are turned as their EXIF says; boxes are pixels of the turned picture.
+    views: where given, each picture is looked at through these in place of `transform`, and what they give is merged
+    by an NMS, .6 where the postprocess has none.
     out: a folder; it gets `pictures/` with the detections above `score` drawn, `results.json` with all detections as
     COCO results, and `images.json` with the images and categories those refer to. category_ids: of each class in the
     results, 1, 2, ... where None. batch_size: pictures of one size are computed together up to this number.
@@ -81,16 +86,23 @@ def predict(
         raise ValueError(f"predict expected pictures, got none in {[str(p) for p in paths]}; "
                          f"known suffixes are {', '.join(SUFFIXES)}.")
     divisor = int(getattr(network, "size_divisor", 1))
+    transforms = (transform,) if views is None else views.transforms
+    choose = postprocess if views is None else merging(postprocess)
     pictures: list[Picture] = []
     skipped: list[str] = []
 
-    def read(number: int) -> tuple[Tensor, Tensor, Target]:
+    def read(number: int) -> _Read:
         image = read_image(files[number][0])
-        return image, *transform(image, _nothing((image.shape[-2], image.shape[-1]), number + 1))
+        target = _nothing((image.shape[-2], image.shape[-1]), number + 1)
+        return image, [look(image, target) for look in transforms]
 
-    def run(batch: list[tuple[int, Tensor, Tensor, Target]]) -> None:
-        found = postprocess(forward(collate([row[2:] for row in batch], divisor)), [row[3] for row in batch])
-        for (number, image, _, target), detections in zip(batch, found, strict=True):
+    def run(batch: list[tuple[int, _Read]]) -> None:
+        batches = [collate([looks[view] for _, (_, looks) in batch], divisor) for view in range(len(transforms))]
+        if views is None:
+            found = choose(forward(batches[0]), batches[0].targets)
+        else:
+            found = detect_views(forward, choose, batches, views.flip)
+        for (number, (image, _)), target, detections in zip(batch, batches[0].targets, found, strict=True):
             path, name = files[number]
             picture = Picture(path, name, target.image_id, target.original_hw, detections.cpu())
             pictures.append(picture)
@@ -98,18 +110,18 @@ def predict(
                 _save_picture(folder / "pictures" / f"{os.path.splitext(name)[0]}.jpg", image, picture, classes, score)
 
     with inference(network, output, device, precision) as forward:
-        waiting: list[tuple[int, Tensor, Tensor, Target]] = []
+        waiting: list[tuple[int, _Read]] = []
         for number, future in _ahead(read, range(len(files)), workers, 2 * workers + batch_size):
             try:
-                image, resized, target = future.result()
+                sample = future.result()
             except DataError as error:
                 skipped.append(str(error))
                 log(f"skipped {error}")
                 continue
-            if waiting and (len(waiting) == batch_size or waiting[0][2].shape != resized.shape):
+            if waiting and (len(waiting) == batch_size or _shapes(waiting[0][1]) != _shapes(sample)):
                 run(waiting)
                 waiting = []
-            waiting.append((number, image, resized, target))
+            waiting.append((number, sample))
         if waiting:
             run(waiting)
     if folder is not None:
@@ -151,12 +163,16 @@ def _walk(folder: Path, excluded: Path | None) -> Iterator[Path]:
         yield from (Path(root) / name for name in sorted(files))
 
 
+def _shapes(sample: _Read) -> list[torch.Size]:
+    return [resized.shape for resized, _ in sample[1]]
+
+
 def _ahead(
-    read: Callable[[int], tuple[Tensor, Tensor, Target]], numbers: Iterable[int], workers: int, limit: int
-) -> Iterator[tuple[int, Future[tuple[Tensor, Tensor, Target]]]]:
+    read: Callable[[int], _Read], numbers: Iterable[int], workers: int, limit: int
+) -> Iterator[tuple[int, Future[_Read]]]:
     """The reading of each number, started at most `limit` readings ahead, in order."""
     with ThreadPoolExecutor(workers) as pool:
-        running: deque[tuple[int, Future[tuple[Tensor, Tensor, Target]]]] = deque()
+        running: deque[tuple[int, Future[_Read]]] = deque()
         for number in numbers:
             running.append((number, pool.submit(read, number)))
             if len(running) >= limit:

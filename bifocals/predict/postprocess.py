@@ -20,6 +20,27 @@ from .top import stable_top, top_pairs
 
 
 @dataclass(frozen=True)
+class Candidates:
+    """What may become a detection in one image, in the order of prior and class; boxes in pixels of the original image.
+
+    ranking: what the best are chosen by; logits, which are finer, where the scores are class probabilities alone.
+    """
+
+    boxes: Float[Tensor, "S 4"]
+    scores: Float[Tensor, "S"]
+    labels: Int64[Tensor, "S"]
+    ranking: Float[Tensor, "S"]
+
+    @staticmethod
+    def joined(parts: Sequence[Candidates]) -> Candidates:
+        """The candidates of several looks at one image, one look after the other."""
+        return Candidates(*[torch.cat([getattr(part, name) for part in parts]) for name in _FIELDS])
+
+
+_FIELDS = ("boxes", "scores", "labels", "ranking")
+
+
+@dataclass(frozen=True)
 class Postprocess:
     """Decides which candidates of a dense output are detections.
 
@@ -64,7 +85,7 @@ class Postprocess:
         # Where the score is the class probability, the best of all levels are among the best of each level.
         if self.nms is None and output.quality is None and self.per_level >= self.max_detections:
             return self._best_of_all(output, targets)
-        return [self._image(output, i, target) for i, target in enumerate(targets)]
+        return [self.choose(self.candidates(output, i, target)) for i, target in enumerate(targets)]
 
     def _best_of_all(self, output: DenseOutput, targets: Sequence[Target]) -> list[Detections]:
         """The best of all levels at once; the sigmoid only of what stays."""
@@ -78,23 +99,26 @@ class Postprocess:
             for i, (n, target) in enumerate(zip(counts, targets, strict=True))
         ]
 
-    def _image(self, output: DenseOutput, image: int, target: Target) -> Detections:
-        """One image, level by level."""
+    def candidates(self, output: DenseOutput, image: int, target: Target) -> Candidates:
+        """Steps 1 to 3 for one image of the batch: all that NMS, or nothing, is left to choose from."""
         prior, label, logit = self._candidates(output.logits[image], output.priors.level_sizes)
         scores = logit.sigmoid()
         ranking = logit
         if output.quality is not None:
             scores = scores * output.quality[image, prior].float().sigmoid()
             ranking = scores
-        boxes = _to_original(output.boxes[image, prior].float(), target)
+        return Candidates(_to_original(output.boxes[image, prior].float(), target), scores, label, ranking)
+
+    def choose(self, found: Candidates) -> Detections:
+        """Steps 4 and 5 for the candidates of one image."""
         if self.nms is None:
-            keep = torch.arange(len(scores), device=scores.device)
+            keep = torch.arange(len(found.scores), device=found.scores.device)
         else:
-            real = torch.nonzero((boxes[:, 2:] > boxes[:, :2]).all(dim=1))[:, 0]
-            keep = real[batched_nms(boxes[real], scores[real], label[real], self.nms)]
+            real = torch.nonzero((found.boxes[:, 2:] > found.boxes[:, :2]).all(dim=1))[:, 0]
+            keep = real[batched_nms(found.boxes[real], found.scores[real], found.labels[real], self.nms)]
             keep = keep.sort().values  # so that equal scores end in the order of prior and class
-        keep = keep[stable_top(ranking[keep], min(self.max_detections, len(keep)))]
-        return Detections(boxes[keep], scores[keep], label[keep])
+        keep = keep[stable_top(found.ranking[keep], min(self.max_detections, len(keep)))]
+        return Detections(found.boxes[keep], found.scores[keep], found.labels[keep])
 
     def _candidates(
         self, logits: Float[Tensor, "P C"], level_sizes: Sequence[int]

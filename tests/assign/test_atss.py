@@ -29,7 +29,7 @@ def objects(*boxes: tuple[float, ...], size: tuple[int, int] = (64, 64)) -> Targ
 
 
 def scene(seed: int, number: int, size: tuple[int, int] = (256, 320)) -> Target:
-    """Objects of 5 to 250 pixels, the first two equal; none lies so that two anchors are equally far from its center."""
+    """Objects of 5 to 250 pixels, the first two equal; of none are two anchors equally far from its center."""
     draw = torch.Generator().manual_seed(seed)
     height, width = size
     center = torch.rand(number, 2, generator=draw) * torch.tensor([width, height])
