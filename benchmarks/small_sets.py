@@ -68,7 +68,9 @@ def train(chosen: SmallSet, name: str, seed: int, data: str, weights: str, workd
 def evaluate(chosen: SmallSet, workdir: Path) -> None:
     crowd = ["--crowd"] if chosen.crowd else []
     for nms in ("none", "0.6", "default"):
-        bifocals(["evaluate", str(workdir), "--split", chosen.split, "--weights", "last", "--nms", nms, *crowd])
+        analysis = ["--analysis"] if nms == "default" else []
+        bifocals(["evaluate", str(workdir), "--split", chosen.split, "--weights", "last", "--nms", nms, *crowd,
+                  *analysis])
 
 
 def row(chosen: SmallSet, workdir: Path) -> str:
@@ -103,6 +105,25 @@ def table(chosen: SmallSet, out: Path) -> str:
     return "\n".join([head, *(row(chosen, workdir) for workdir in done)])
 
 
+def analysis_table(chosen: SmallSet, out: Path) -> str:
+    """What AP does not say, of the runs that were evaluated with it."""
+    lines = ["| recipe | seed | AP | AP50 | AP75 | NMS-recall, mean | at .5 | at .7 | at .9 | correlation of score and "
+             "IoU | the same above IoU .5 | localization, Loc - C50 | run |", "|" + "---|" * 13]
+    for file in sorted(out.glob(f"*/evaluation-{chosen.split}-*-default.json")):
+        found = json.loads(file.read_text())
+        if not found.get("analysis"):
+            continue
+        before, errors = found["analysis"]["before_nms"], found["analysis"]["errors"]["mean"]
+        name, seed = file.parent.name.rsplit("-", 1)
+        kept = " | ".join(f"{before['nms_recall'][tau]:.3f}" for tau in ("0.50", "0.70", "0.90"))
+        lines.append(
+            f"| {name} | {seed} | {found['AP']:.3f} | {found['AP50']:.3f} | {found['AP75']:.3f} | "
+            f"{before['mean_nms_recall']:.3f} | {kept} | {before['correlation']:.3f} | "
+            f"{before['correlation_above_50']:.3f} | {errors['localization']:.3f} | "
+            f"[run.json]({file.parent.parent.name}/{file.parent.name}/run.json) |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("set", choices=list(SETS))
@@ -121,6 +142,7 @@ def main() -> None:
                 train(chosen, name, seed, args.data, args.weights, workdir)
                 evaluate(chosen, workdir)
     print(table(chosen, out))
+    print(analysis_table(chosen, out))
 
 
 if __name__ == "__main__":

@@ -189,11 +189,12 @@ def test_compiled():
 
     part = Depressor(Depression("linear")).train()
     network = torch.compile(torch.nn.Sequential(torch.nn.ReLU(), Last(part)), backend=backend)
-    level = pyramid()[0]
+    level, counts = pyramid()[0], []
     for step in range(20):
         part.set_step(step, 20)
         assert torch.equal(network(level), part([level.relu()])[0] + 1)
-    assert len(compiled) == 2
+        counts.append(len(compiled))
+    assert counts[0] > 0 and len(set(counts)) == 1
 
 
 class Last(torch.nn.Module):
