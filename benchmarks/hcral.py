@@ -1,24 +1,31 @@
-"""HCRAL's parts beside what they extend, in one run: classification losses beside focal loss.
+"""HCRAL's parts beside what they extend, in one run: class losses beside focal loss, EATSS beside ATSS.
 
     python benchmarks/hcral.py                          # CPU: 8 images of 800x1280, 80 classes, forward and backward
     python benchmarks/hcral.py --batch 1 --rounds 3     # small
+    python benchmarks/hcral.py --part assign --boxes 30 --rounds 30
 
-Each round takes all in turn; the ratio of the least times is what counts, the times depend on the machine. The matched
-view is built anew in each round, so HCRA-C pays for the IoU of every predicted box with every object.
+Each round takes all in turn; ratios are what counts, of the least times of losses and of the median times of
+assigners; the times depend on the machine. The matched view is built anew in each round, so HCRA-C pays for the IoU of
+every predicted box with every object. EATSS is measured beside ATSS, and both beside the plain way, a loop over images
+and levels.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from atss import plain
 from torch import Tensor
 
+from bifocals.assign import ATSS, EATSS
 from bifocals.losses import GHM, HCRAC, Focal, QualityFocal, Varifocal
 from bifocals.structures import (
+    Anchors,
     DenseOutput,
     Loss,
     Matched,
@@ -78,23 +85,34 @@ def draw_view(
     return make
 
 
-def least_times(works: Mapping[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Least seconds of each, all taken in turn after one round of warm-up."""
+def times_of(
+    works: Mapping[str, Callable[[], object]],
+    rounds: int,
+    device: str,
+    now: Callable[[], float] = time.perf_counter,
+    choose: Callable[[Sequence[float]], float] = min,
+) -> dict[str, float]:
+    """Seconds of each, the least unless `choose` says otherwise, all taken in turn after one round of warm-up.
+
+    Every second round runs backward: what comes before leaves its traces in the caches.
+    """
     times: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
-        for name, work in works.items():
+        for name, work in list(works.items())[:: -1 if turn % 2 else 1]:
             if device == "cuda":
                 torch.cuda.synchronize()
-            start = time.perf_counter()
+            start = now()
             work()
             if device == "cuda":
                 torch.cuda.synchronize()
             if turn:
-                times[name].append(time.perf_counter() - start)
-    return {name: min(t) for name, t in times.items()}
+                times[name].append(now() - start)
+    return {name: choose(t) for name, t in times.items()}
 
 
-def measure_losses(make: Callable[[], Matched], rounds: int, device: str) -> dict[str, float]:
+def measure_losses(
+    make: Callable[[], Matched], rounds: int, device: str, now: Callable[[], float]
+) -> dict[str, float]:
     losses: dict[str, Loss] = {"focal": Focal(), "qfl": QualityFocal(), "vfl": Varifocal(), "ghm": GHM(),
                                "hcra_c": HCRAC()}
 
@@ -106,11 +124,29 @@ def measure_losses(make: Callable[[], Matched], rounds: int, device: str) -> dic
 
         return forward_and_backward
 
-    return least_times({name: run(loss) for name, loss in losses.items()}, rounds, device)
+    return times_of({name: run(loss) for name, loss in losses.items()}, rounds, device, now)
+
+
+def measure_assigners(
+    targets: list[Target], hw: tuple[int, int], rounds: int, device: str, now: Callable[[], float]
+) -> dict[str, object]:
+    sizes = [(-(-hw[0] // s), -(-hw[1] // s)) for s in STRIDES]
+    priors = Anchors(8.0, 1, (1.0,)).at(make_points(sizes, STRIDES, device=device))
+    works = {"plain": lambda: plain(priors, targets), "atss": lambda: ATSS().batch(priors, targets),
+             "eatss": lambda: EATSS().batch(priors, targets)}
+    seconds = times_of(works, rounds, device, now, statistics.median)
+    return {
+        "anchors": len(priors), "images": len(targets), "objects": sum(len(t.labels) for t in targets),
+        "pairs": {name: len(works[name]()) for name in ("atss", "eatss")},
+        "milliseconds": {name: round(1000 * s, 2) for name, s in seconds.items()},
+        "eatss_by_atss": round(seconds["eatss"] / seconds["atss"], 2),
+        "plain_by_atss": round(seconds["plain"] / seconds["atss"], 2),
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=("losses", "assign"), default="losses")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--hw", type=int, nargs=2, default=(800, 1280))
     parser.add_argument("--boxes", type=int, default=7, help="objects of an image; COCO has 7")
@@ -119,15 +155,24 @@ def main() -> None:
     parser.add_argument("--spread", type=float, default=1.0, help="standard deviation of the logits")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: of this process, for a busy "
+                        "machine, with --threads 1")
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    make = draw_view(arguments.batch, tuple(arguments.hw), arguments.boxes, arguments.classes, arguments.ignored,
-                     arguments.spread, arguments.device)
+    hw, device = tuple(arguments.hw), arguments.device
+    now = time.perf_counter if arguments.clock == "wall" else time.process_time
+    about = {"torch": torch.__version__, "device": device, "threads": arguments.threads, "clock": arguments.clock}
+    if arguments.part == "assign":
+        targets = draw_targets(arguments.batch, arguments.boxes, arguments.classes, hw, device)
+        print(json.dumps(about | measure_assigners(targets, hw, arguments.rounds, device, now), indent=1))
+        return
+    make = draw_view(arguments.batch, hw, arguments.boxes, arguments.classes, arguments.ignored, arguments.spread,
+                     device)
     shape = tuple(make().output.logits.shape)
-    seconds = measure_losses(make, arguments.rounds, arguments.device)
-    print(json.dumps({
-        "logits": shape, "torch": torch.__version__, "device": arguments.device, "threads": arguments.threads,
+    seconds = measure_losses(make, arguments.rounds, device, now)
+    print(json.dumps(about | {
+        "logits": shape,
         "milliseconds": {name: round(1000 * s, 1) for name, s in seconds.items()},
         "times_focal": {name: round(s / seconds["focal"], 2) for name, s in seconds.items()},
     }, indent=1))

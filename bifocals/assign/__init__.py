@@ -2,10 +2,11 @@
 
 from .atss import ATSS
 from .bags import Bags
+from .eatss import EATSS
 from .fcos import FCOS
 from .max_iou import MaxIoU
 from .min_cost import MinCost
 from .poto import POTO
 from .poto_aux import POTOAux
 
-__all__ = ["ATSS", "FCOS", "POTO", "Bags", "MaxIoU", "MinCost", "POTOAux"]
+__all__ = ["ATSS", "EATSS", "FCOS", "POTO", "Bags", "MaxIoU", "MinCost", "POTOAux"]

@@ -1,7 +1,7 @@
 """Floor 1: losses, scalars of the matched view."""
 
 from .bag_negatives import IoUNegatives, SoftNegatives
-from .by_name import BoxLossName, ClsLossName, named_box_loss, named_cls_loss
+from .by_name import BoxLossName, ClsLossName, DeltaLossName, named_box_loss, named_cls_loss
 from .centerness import Centerness, centerness
 from .dfl import distance_targets, distribution_focal_loss
 from .dr import DR
@@ -9,8 +9,10 @@ from .focal import Focal
 from .ghm import GHM, GradientDensity
 from .hcra_c import HCRAC, negative_omega, rci_cls
 from .hcra_r import HCRAR, conditioning, rci_reg
+from .initial import Initial
 from .iou import IoULoss
 from .iou_kinds import IoUKind, iou_loss
+from .iou_quality import IoUQuality
 from .multiple_anchor import Aggregate, BagLoss, Select, mean_max, mean_of_best, num_selected
 from .pair_weight import PairWeight, weighted_mean
 from .quality_focal import QualityFocal, Varifocal
@@ -29,11 +31,14 @@ __all__ = [
     "BoxLossName",
     "Centerness",
     "ClsLossName",
+    "DeltaLossName",
     "Focal",
     "GradientDensity",
+    "Initial",
     "IoUKind",
     "IoULoss",
     "IoUNegatives",
+    "IoUQuality",
     "PairWeight",
     "QualityFocal",
     "Select",

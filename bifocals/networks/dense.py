@@ -18,7 +18,8 @@ class DenseHead(nn.Module):
 
     share_tower: all predictors read one pair of towers (DATE); else each has a pair of its own (its Table 9). The
     levels' scales are one set, shared by all predictors, whatever they do with them; with `scales` off they are 1 and
-    not learned, as in the first RetinaNets. groups: of the towers' norms; None leaves the norms out.
+    not learned, as in the first RetinaNets. groups: of the towers' norms; None leaves the norms out. deformable: the
+    towers end with a deformable convolution.
     predictors: modules that take (cls levels, box levels, scales, priors) and give a `DenseOutput`, by output name.
     """
 
@@ -32,14 +33,16 @@ class DenseHead(nn.Module):
         tower_bias: bool = False,
         groups: int | None = 32,
         scales: bool = True,
+        deformable: bool = False,
     ) -> None:
         super().__init__()
         self.strides = tuple(strides)
         self.share_tower = share_tower
         self.predictors = nn.ModuleDict(predictors)
         names = ("shared",) if share_tower else tuple(predictors)
-        self.cls_towers = nn.ModuleDict({n: Tower(channels, depth, groups, tower_bias) for n in names})
-        self.box_towers = nn.ModuleDict({n: Tower(channels, depth, groups, tower_bias) for n in names})
+        made = (channels, depth, groups, tower_bias, deformable)
+        self.cls_towers = nn.ModuleDict({n: Tower(*made) for n in names})
+        self.box_towers = nn.ModuleDict({n: Tower(*made) for n in names})
         ones = torch.ones(len(self.strides))
         if scales:
             self.scales: Tensor = nn.Parameter(ones)

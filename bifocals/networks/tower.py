@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from .deformable import ModulatedConv2d
+
 
 @dataclass(frozen=True)
 class Towers:
@@ -20,6 +22,8 @@ class Towers:
     """All predictors read one pair of towers; else each has its own (DATE's Table 9)."""
     norm: Literal["group", "none"] = "group"
     """none: plain convolutions with a bias, as the first RetinaNets and MAL have them."""
+    deformable: bool = False
+    """The last convolution of each tower is a modulated deformable one (DCNv2)."""
 
     def __post_init__(self) -> None:
         if self.norm not in ("group", "none"):
@@ -34,19 +38,22 @@ class Tower(nn.Module):
     """`depth` times conv 3x3, GroupNorm(32), ReLU. Convolutions start N(0, .01), their biases 0, norms 1 / 0.
 
     groups: of the norm; None leaves the norm out. bias: whether the convolutions have one beside a norm, as DeFCN's
-    do; without a norm they always have one.
+    do; without a norm they always have one. deformable: the last convolution is a `ModulatedConv2d`.
     """
 
-    def __init__(self, channels: int = 256, depth: int = 4, groups: int | None = 32, bias: bool = False) -> None:
+    def __init__(
+        self, channels: int = 256, depth: int = 4, groups: int | None = 32, bias: bool = False, deformable: bool = False
+    ) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for _ in range(depth):
+        for i in range(depth):
             conv = nn.Conv2d(channels, channels, 3, padding=1, bias=bias or groups is None)
             nn.init.normal_(conv.weight, std=0.01)
             if conv.bias is not None:
                 nn.init.zeros_(conv.bias)
             norm = [] if groups is None else [nn.GroupNorm(groups, channels)]
-            layers += [conv, *norm, nn.ReLU()]
+            moving = deformable and i == depth - 1
+            layers += [ModulatedConv2d(conv) if moving else conv, *norm, nn.ReLU()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, levels: list[Tensor]) -> list[Tensor]:

@@ -5,8 +5,9 @@ from .date import date
 from .defcn import defcn
 from .fcos import fcos
 from .freeanchor import freeanchor
+from .hcral import hcral
 from .mal import mal
 from .onenet import onenet
 from .retinanet import retinanet
 
-__all__ = ["atss", "date", "defcn", "fcos", "freeanchor", "mal", "onenet", "retinanet"]
+__all__ = ["atss", "date", "defcn", "fcos", "freeanchor", "hcral", "mal", "onenet", "retinanet"]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import nn
 
+from bifocals.losses import BoxLossName, DeltaLossName
 from bifocals.networks import (
     FPN,
     Backbone,
@@ -47,10 +48,17 @@ def dense_network(
         neck = FPN(body.channels[1:], towers.channels, extra)
         made = {name: make(towers.channels, num_classes) for name, make in predictors.items()}
         head = DenseHead(made, neck.strides, towers.channels, towers.shared, towers.depth, tower_bias,
-                         groups=None if towers.norm == "none" else 32, scales=scales)
+                         groups=None if towers.norm == "none" else 32, scales=scales, deformable=towers.deformable)
         return DenseDetector(body, neck, head, None if hook is None else hook())
 
     return build
+
+
+def require_loss_on_boxes(who: str, name: BoxLossName) -> None:
+    """ValueError for a loss on deltas, which a head that predicts distances to the sides does not have."""
+    if name in get_args(DeltaLossName):
+        raise ValueError(f"{who} expected a box loss on decoded boxes, got {name!r}, which compares deltas of anchors; "
+                         "giou, hcra and the other IoU losses serve every head.")
 
 
 def start_from(backbone: Backbone, init: str | None = None) -> Callable[[nn.Module], str]:

@@ -11,7 +11,7 @@ from bifocals.losses import BoxLossName, Centerness, ClsLossName, named_box_loss
 from bifocals.networks import AnchorPredictor, Backbone, Towers
 from bifocals.objective import DenseBranch, Objective
 from bifocals.predict import Postprocess
-from bifocals.structures import Anchors, DeltaCoder, Normalizer
+from bifocals.structures import Anchors, Assigner, DeltaCoder, Normalizer
 from bifocals.train import Experiment, Optim
 
 from .assembly import MakePredictor, dense_network, start_from
@@ -35,7 +35,7 @@ class ATSSHead:
     matching: ATSS = ATSS()
     """Which anchors answer for which objects."""
     prior_probability: float = 0.01
-    """What a fresh network gives every class."""
+    """What a fresh network gives every class; dr needs .5."""
     cls_loss: ClsLossName = "focal"
     """Of the class logits."""
     box_loss: BoxLossName = "giou"
@@ -57,8 +57,13 @@ def atss_predictor(head: ATSSHead = ATSSHead()) -> MakePredictor:
     return make
 
 
-def atss_branch(head: ATSSHead = ATSSHead(), weight: float = 1.0) -> DenseBranch:
-    """Class loss and centerness of weight 1 and a box loss that centerness weighs, all times `weight`."""
+def atss_branch(
+    head: ATSSHead = ATSSHead(), weight: float = 1.0, matching: Assigner | None = None
+) -> DenseBranch:
+    """Class loss and centerness of weight 1 and a box loss that centerness weighs, all times `weight`.
+
+    matching: in the place of the head's.
+    """
     on_deltas = head.box_loss in ("l1", "smooth_l1", "balanced_l1")
     losses = {
         "cls": named_cls_loss(head.cls_loss, head.normalizer),
@@ -66,7 +71,7 @@ def atss_branch(head: ATSSHead = ATSSHead(), weight: float = 1.0) -> DenseBranch
                               normalizer=head.normalizer, gamma=1.5),
         "quality": Centerness(head.normalizer),
     }
-    return DenseBranch(head.matching, losses, Fixed({"box": head.box_weight}), weight=weight)
+    return DenseBranch(matching or head.matching, losses, Fixed({"box": head.box_weight}), weight=weight)
 
 
 def atss(

@@ -7,39 +7,50 @@ from dataclasses import replace
 from bifocals.assign import FCOS
 from bifocals.balance import Fixed
 from bifocals.data import Data, Input
-from bifocals.losses import Centerness, Focal, IoUKind, IoULoss
+from bifocals.losses import BoxLossName, Centerness, ClsLossName, IoULoss, named_box_loss, named_cls_loss
 from bifocals.networks import Backbone, PointPredictor, Towers
 from bifocals.objective import DenseBranch, Objective
 from bifocals.predict import Postprocess
 from bifocals.structures import Loss
 from bifocals.train import Experiment, Optim
 
-from .assembly import MakePredictor, dense_network, start_from
+from .assembly import MakePredictor, dense_network, require_loss_on_boxes, start_from
 
 FCOS_POSTPROCESS = Postprocess(score_threshold=0.05, per_level=1000, max_detections=100, nms=0.5)
 
 
-def fcos_predictor(tricks: bool) -> MakePredictor:
+def fcos_predictor(tricks: bool, prior_probability: float = 0.01) -> MakePredictor:
     """The three convolutions of FCOS; with the tricks, distances in strides and the quality read from the box tower."""
 
     def make(channels: int, num_classes: int) -> PointPredictor:
         if tricks:
-            return PointPredictor(channels, num_classes, "exp_stride", quality="box")
-        return PointPredictor(channels, num_classes, "exp", quality="cls")
+            return PointPredictor(channels, num_classes, "exp_stride", "box", prior_probability)
+        return PointPredictor(channels, num_classes, "exp", "cls", prior_probability)
 
     return make
 
 
-def fcos_branch(center_radius: float | None = None, box_loss: IoUKind = "log", weight: float = 1.0) -> DenseBranch:
-    """Focal loss, centerness-weighted IoU loss and centerness, each of weight 1 (times `weight`)."""
-    eps = 1e-6 if box_loss == "log" else 1e-7
-    losses: dict[str, Loss] = {"cls": Focal(), "box": IoULoss(box_loss, "centerness", eps), "quality": Centerness()}
+def fcos_branch(
+    center_radius: float | None = None,
+    box_loss: BoxLossName = "log",
+    weight: float = 1.0,
+    cls_loss: ClsLossName = "focal",
+) -> DenseBranch:
+    """Class loss, centerness-weighted box loss and centerness, each of weight 1 (times `weight`)."""
+    box: Loss
+    if box_loss == "log":
+        box = IoULoss("log", "centerness", eps=1e-6)
+    else:
+        box = named_box_loss(box_loss, weight="centerness", least=1e-6)
+    losses: dict[str, Loss] = {"cls": named_cls_loss(cls_loss), "box": box, "quality": Centerness()}
     return DenseBranch(FCOS(center_radius), losses, Fixed(), weight=weight)
 
 
 def fcos(
     tricks: bool = False,
     nms: float = 0.5,
+    cls_loss: ClsLossName = "focal",
+    box_loss: BoxLossName | None = None,
     backbone: Backbone = Backbone(),
     towers: Towers = Towers(),
     input: Input = Input(),
@@ -57,6 +68,9 @@ def fcos(
     Args:
         tricks: Center sampling of radius 1.5, GIoU instead of -log IoU, distances in strides, quality on the box tower.
         nms: IoU above which the better of two detections of a class removes the other.
+        cls_loss: Of the class logits; with dr the network starts at a probability of .5.
+        box_loss: Of the boxes, weighted by centerness; none is giou with the tricks and log without. Losses on deltas
+            (l1, smooth_l1, balanced_l1) need anchors.
         backbone: The body and its weights.
         towers: Width and depth of pyramid and towers.
         input: Size of the images and augmentation.
@@ -65,12 +79,14 @@ def fcos(
         optim: Optimizer and schedule.
     """
     radius: float | None = 1.5 if tricks else None
-    box_loss: IoUKind = "giou" if tricks else "log"
+    chosen: BoxLossName = box_loss or ("giou" if tricks else "log")
+    require_loss_on_boxes("fcos", chosen)
+    predictor = fcos_predictor(tricks, 0.5 if cls_loss == "dr" else 0.01)
     output = "one2many"
     return Experiment(
-        network=dense_network(backbone, {output: fcos_predictor(tricks)}, towers=towers),
+        network=dense_network(backbone, {output: predictor}, towers=towers),
         start=start_from(backbone),
-        objective=lambda: Objective({output: fcos_branch(radius, box_loss)}),
+        objective=lambda: Objective({output: fcos_branch(radius, chosen, cls_loss=cls_loss)}),
         postprocess={output: replace(FCOS_POSTPROCESS, nms=nms)},
         output=output,
         input=input,

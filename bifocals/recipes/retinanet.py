@@ -8,11 +8,11 @@ from typing import Literal
 from bifocals.assign import MaxIoU
 from bifocals.balance import Fixed
 from bifocals.data import Data, Input
-from bifocals.losses import Focal, IoUKind, IoULoss, SmoothL1
+from bifocals.losses import BoxLossName, ClsLossName, named_box_loss, named_cls_loss
 from bifocals.networks import AnchorPredictor, Backbone, Towers
 from bifocals.objective import DenseBranch, Objective
 from bifocals.predict import Postprocess
-from bifocals.structures import Anchors, DeltaCoder, Loss, Normalizer
+from bifocals.structures import Anchors, DeltaCoder, Normalizer
 from bifocals.train import Experiment, Optim
 
 from .assembly import MakePredictor, dense_network, start_from
@@ -31,13 +31,15 @@ class RetinaHead:
     matching: MaxIoU = MaxIoU()
     """Which anchors answer for which objects."""
     prior_probability: float = 0.01
-    """What a fresh network gives every class; the first releases of MAL have .02."""
-    box_loss: Literal["smooth_l1"] | IoUKind = "smooth_l1"
-    """On deltas (smooth_l1), or an IoU loss on decoded boxes."""
+    """What a fresh network gives every class; the first releases of MAL have .02, and dr needs .5."""
+    cls_loss: ClsLossName = "focal"
+    """Of the class logits."""
+    box_loss: BoxLossName = "smooth_l1"
+    """On deltas (l1, smooth_l1, balanced_l1), or an IoU loss on decoded boxes."""
     beta: float = 0.0
-    """Where smooth_l1 ends to be quadratic; 0 is L1."""
+    """Where smooth_l1 and balanced_l1 end to be quadratic; 0 is L1."""
     box_weight: float = 1.0
-    """Weight of the box loss beside the focal loss."""
+    """Weight of the box loss beside the class loss."""
     normalizer: Normalizer = "local"
     """What the losses are divided by: positives of a process, an empty image counting one (local), the positives of
     all processes (reduced), positives and images (with_images)."""
@@ -72,14 +74,12 @@ def retina_predictor(head: RetinaHead = RetinaHead()) -> MakePredictor:
 
 
 def retina_branch(head: RetinaHead = RetinaHead(), weight: float = 1.0) -> DenseBranch:
-    """Focal loss of weight 1 and a box loss, both times `weight`."""
-    box: Loss
+    """Class loss of weight 1 and a box loss, both times `weight`."""
     normalizer = head.normalizer if head.box_normalizer is None else head.box_normalizer
-    if head.box_loss == "smooth_l1":
-        box = SmoothL1(head.beta, head.coder, normalizer)
-    else:
-        box = IoULoss(head.box_loss, normalizer=normalizer)
-    losses: dict[str, Loss] = {"cls": Focal(normalizer=head.normalizer), "box": box}
+    losses = {
+        "cls": named_cls_loss(head.cls_loss, head.normalizer),
+        "box": named_box_loss(head.box_loss, coder=head.coder, normalizer=normalizer, beta=head.beta),
+    }
     return DenseBranch(head.matching, losses, Fixed({"box": head.box_weight}), weight=weight)
 
 

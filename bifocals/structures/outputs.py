@@ -31,6 +31,7 @@ class DenseOutput:
     logits: class logits, before the sigmoid. deltas: the box as the head encodes it. boxes: the same decoded,
     xyxy pixels of the padded canvas, not clipped. quality: a logit of how good the box is (centerness, IoU), or None.
     unfiltered: the class logits before a filter that `logits` holds already (3DMF), or None where there is no filter.
+    initial: the boxes before a refinement that `boxes` holds already (VarifocalNet), or None where there is none.
     """
 
     logits: Float[Tensor, "B P C"]
@@ -39,6 +40,7 @@ class DenseOutput:
     priors: Priors
     quality: Float[Tensor, "B P"] | None = None
     unfiltered: Float[Tensor, "B P C"] | None = None
+    initial: Float[Tensor, "B P 4"] | None = None
 
     @property
     def num_classes(self) -> int:
@@ -47,13 +49,21 @@ class DenseOutput:
     def detach(self) -> DenseOutput:
         quality = None if self.quality is None else self.quality.detach()
         unfiltered = None if self.unfiltered is None else self.unfiltered.detach()
+        initial = None if self.initial is None else self.initial.detach()
         return DenseOutput(
-            self.logits.detach(), self.deltas.detach(), self.boxes.detach(), self.priors, quality, unfiltered
+            self.logits.detach(), self.deltas.detach(), self.boxes.detach(), self.priors, quality, unfiltered, initial
         )
 
     def before_filter(self) -> DenseOutput:
         """The same output with the class logits before the filter; itself where there is no filter."""
         return self if self.unfiltered is None else replace(self, logits=self.unfiltered, unfiltered=None)
+
+    def before_refinement(self) -> DenseOutput:
+        """The same output with the boxes before their refinement. ValueError if they are not refined."""
+        if self.initial is None:
+            raise ValueError("DenseOutput.before_refinement was asked for, but this output has initial None: "
+                             "a loss of initial boxes belongs to a predictor that refines them.")
+        return replace(self, boxes=self.initial, initial=None)
 
     def prediction(self, image: int) -> Prediction:
         """Image number `image` of the batch, detached."""

@@ -12,7 +12,7 @@ import torch
 from bifocals.data import Annotations, PackedStrings
 from bifocals.evaluate import average_precision
 from bifocals.predict import Postprocess
-from bifocals.structures import Anchors, DeltaCoder, Detections, Target
+from bifocals.structures import Anchors, DeltaCoder, DenseOutput, Detections, Target
 
 from .branches import anchored_output_of, output_of
 from .case import Case
@@ -30,8 +30,6 @@ class ScaledTarget(Target):
 
 
 def postprocess(case: Case) -> None:
-    hyper = case.hyper
-    process = Postprocess(hyper["score_thr"], hyper["nms_pre"], hyper["max_per_img"], hyper.get("nms_iou"))
     keys = [k for k in ("cls_logits", "ltrb", "ctr_logits") if case.has(f"{k}_0")]
     if case.has("deltas_0"):
         maps = {k: case.levels(k) for k in ("cls_logits", "deltas", "ctr_logits") if case.has(f"{k}_0")}
@@ -39,6 +37,13 @@ def postprocess(case: Case) -> None:
         output = anchored_output_of(case, maps, anchors, _coder(case))
     else:
         output = output_of(case, {k: case.levels(k) for k in keys})
+    compare(case, output)
+
+
+def compare(case: Case, output: DenseOutput) -> None:
+    """The detections of an output, at the case's settings, beside the recorded ones."""
+    hyper = case.hyper
+    process = Postprocess(hyper["score_thr"], hyper["nms_pre"], hyper["max_per_img"], hyper.get("nms_iou"))
     sizes, factors = case.input("img_shapes").tolist(), case.input("scale_factors").tolist()
     empty = torch.zeros(0)
     for resized in (False, True):

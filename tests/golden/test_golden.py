@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from . import anchors, assigners, atss, box_losses, branches, crowd, defcn, detections, losses, multiple_anchor
+from . import anchors, assigners, atss, box_losses, branches, crowd, defcn, detections, losses, multiple_anchor, star
 from .case import Case
 
 SHARED = Path(os.environ.get("BIFOCALS_SHARED", Path(__file__).parents[2].parent / "shared"))
@@ -74,6 +74,9 @@ REPLAYS: dict[str, Callable[[Case], None]] = {
     "postprocess/fcos*": detections.postprocess,
     "postprocess/retinanet": detections.postprocess,
     "postprocess/atss": detections.postprocess,
+    "modules/star_offset_*": star.offsets,
+    "branch_loss/vfnet": star.head,
+    "postprocess/vfnet": star.postprocess,
     "metrics/coco_ap*": detections.coco_ap,
     "metrics/crowdhuman": crowd.crowdhuman,
 }
@@ -82,13 +85,11 @@ REPLAYS: dict[str, Callable[[Case], None]] = {
 NOT_YET = {
     "assign_pred/simota": "SimOTA",
     "assign_pred/tal": "task-aligned assignment",
-    "branch_loss/vfnet": "VFNet refinement",
     "losses/ohem_ce_*": "segmentation",
     "metrics/miou": "segmentation",
     "metrics/voc_ap": "the VOC protocol",
-    "modules/*": "BiSeNet, elastic and star modules",
+    "modules/*": "BiSeNet and elastic modules",
     "postprocess/rpn": "two-stage detectors",
-    "postprocess/vfnet": "VFNet refinement",
     "search/*": "architecture search",
 }
 NOT_YET_OUTPUTS: dict[str, tuple[str, ...]] = {

@@ -12,12 +12,12 @@ from bifocals.cli.find import recipe_names
 from bifocals.data import Annotations, Data, Input, PackedStrings, eval_transform, open_split, save_coco
 from bifocals.evaluate import evaluate
 from bifocals.networks import Backbone, Depression, Towers
-from bifocals.recipes import atss, date, defcn, fcos, freeanchor, mal, onenet, retinanet
+from bifocals.recipes import atss, date, defcn, fcos, freeanchor, hcral, mal, onenet, retinanet
 from bifocals.train import Experiment, Optim, Provenance, Run, fit, load, read_log
 
 RECIPES = {
     "atss": atss, "date": date, "defcn": defcn, "fcos": fcos, "freeanchor": freeanchor,
-    "mal": mal, "onenet": onenet, "retinanet": retinanet,
+    "hcral": hcral, "mal": mal, "onenet": onenet, "retinanet": retinanet,
 }
 COLORS = ((220, 60, 40), (40, 90, 220))
 
