@@ -33,19 +33,21 @@ def dense_network(
     *,
     towers: Towers = Towers(),
     extra: Literal["p5", "c5"] = "p5",
+    relu_before_p7: bool = True,
     tower_bias: bool = False,
     scales: bool = True,
     hook: Callable[[], nn.Module] | None = None,
 ) -> Callable[[int], DenseDetector]:
     """Number of classes -> a detector with P3..P7, towers and the named predictors.
 
+    extra: where P6 comes from. relu_before_p7: P7 sees P6 rectified, as in RetinaNet's paper.
     tower_bias: the convolutions of the towers have a bias beside their norms (DeFCN). scales: each level has a learned
     scale for what its boxes are decoded from. hook: makes a part between pyramid and towers (MAL's depression).
     """
 
     def build(num_classes: int) -> DenseDetector:
         body = build_backbone(backbone)
-        neck = FPN(body.channels[1:], towers.channels, extra)
+        neck = FPN(body.channels[1:], towers.channels, extra, relu_before_p7)
         made = {name: make(towers.channels, num_classes) for name, make in predictors.items()}
         head = DenseHead(made, neck.strides, towers.channels, towers.shared, towers.depth, tower_bias,
                          groups=None if towers.norm == "none" else 32, scales=scales, deformable=towers.deformable)

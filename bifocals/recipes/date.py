@@ -14,10 +14,12 @@ from .assembly import dense_network, start_from
 from .defcn import filtered_one2one_predictor
 from .one_to_many import find_one2many
 from .onenet import ONE2ONE_POSTPROCESS, BoxFormat, Matching, one2one_branch, one2one_predictor
+from .retinanet import RetinaHead
 
 
 def date(
     one2many: str = "fcos",
+    retina: RetinaHead = RetinaHead(),
     filter3d: bool = False,
     matching: Matching = "poto",
     poto: POTO = POTO(),
@@ -45,6 +47,7 @@ def date(
         one2many: The one-to-many branch: fcos (DATE-F), retina (DATE-R), fcos_tricks or atss (the later FCOS and ATSS,
             not in the paper), or FILE.py:FUNCTION of a function of your own that returns a
             `bifocals.recipes.one_to_many.OneToMany`.
+        retina: Details of the one-to-many half retina; DATE divides its losses by the positives of each process.
         filter3d: Multiply the one-to-one class probabilities with those of a 3D max filter (Table 2).
         matching: Of the one-to-one branch: poto (the paper), poto_minus_one, hungarian or argmin.
         poto: Details of the two matchings by POTO; a radius of 0 takes any point inside an object (CrowdHuman).
@@ -61,7 +64,7 @@ def date(
         data: Where the images are.
         optim: Optimizer and schedule.
     """
-    half = find_one2many(one2many)
+    half = find_one2many(one2many, retina)
     weight = half.weight if lambda_o2m is None else lambda_o2m
     one2one = filtered_one2one_predictor if filter3d else one2one_predictor
     candidates = max(ONE2ONE_POSTPROCESS.per_level, max_detections)

@@ -12,7 +12,7 @@ from bifocals.train import find_recipe
 from .assembly import MakePredictor
 from .atss import ATSS_POSTPROCESS, atss_branch, atss_predictor
 from .fcos import FCOS_POSTPROCESS, fcos_branch, fcos_predictor
-from .retinanet import RETINA_POSTPROCESS, retina_branch, retina_predictor
+from .retinanet import RETINA_POSTPROCESS, RetinaHead, retina_branch, retina_predictor
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ def one2many_fcos_tricks() -> OneToMany:
     )
 
 
-def one2many_retina() -> OneToMany:
+def one2many_retina(head: RetinaHead = RetinaHead()) -> OneToMany:
     """DATE-R (arXiv:2211.13859): RetinaNet with 9 anchors, whose weight is 2 in the paper."""
-    return OneToMany(retina_predictor(), lambda weight: retina_branch(weight=weight), RETINA_POSTPROCESS, 2.0)
+    return OneToMany(retina_predictor(head), lambda weight: retina_branch(head, weight), RETINA_POSTPROCESS, 2.0)
 
 
 def one2many_atss() -> OneToMany:
@@ -56,8 +56,11 @@ ONE_TO_MANY: Mapping[str, Callable[[], OneToMany]] = {
 }  # fmt: skip
 
 
-def find_one2many(choice: str) -> OneToMany:
-    """The half that `choice` names: one of `ONE_TO_MANY`, or "FILE.py:FUNCTION" of a function that returns one."""
+def find_one2many(choice: str, retina: RetinaHead = RetinaHead()) -> OneToMany:
+    """The half that `choice` names: one of `ONE_TO_MANY`, or "FILE.py:FUNCTION" of a function that returns one.
+
+    retina: anchors, matching and losses of the half "retina".
+    """
     if ".py:" in choice:
         half = find_recipe(choice)()
         if not isinstance(half, OneToMany):
@@ -65,4 +68,4 @@ def find_one2many(choice: str) -> OneToMany:
         return half
     if choice not in ONE_TO_MANY:
         raise ValueError(f"find_one2many expected one of {list(ONE_TO_MANY)} or FILE.py:FUNCTION, got {choice!r}.")
-    return ONE_TO_MANY[choice]()
+    return one2many_retina(retina) if choice == "retina" else ONE_TO_MANY[choice]()

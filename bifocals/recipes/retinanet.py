@@ -86,6 +86,7 @@ def retina_branch(head: RetinaHead = RetinaHead(), weight: float = 1.0) -> Dense
 def retinanet(
     head: RetinaHead = RetinaHead(),
     extra: Literal["p5", "c5"] = "p5",
+    relu_before_p7: bool = True,
     nms: float = 0.5,
     max_detections: int = 100,
     backbone: Backbone = Backbone(),
@@ -106,6 +107,7 @@ def retinanet(
     Args:
         head: Anchors, matching and losses.
         extra: Where P6 comes from: p5 (DATE, MAL) or c5 (the paper).
+        relu_before_p7: P7 sees P6 rectified (the paper, DATE, MAL) or as it is (mmdetection).
         nms: IoU above which the better of two detections of a class removes the other.
         max_detections: Detections of an image.
         backbone: The body and its weights.
@@ -118,7 +120,7 @@ def retinanet(
     output = "one2many"
     return Experiment(
         network=dense_network(backbone, {output: retina_predictor(head)}, towers=towers, extra=extra,
-                              scales=head.scales),
+                              relu_before_p7=relu_before_p7, scales=head.scales),
         start=start_from(backbone),
         objective=lambda: Objective({output: retina_branch(head)}),
         postprocess={output: replace(RETINA_POSTPROCESS, nms=nms, max_detections=max_detections)},

@@ -11,6 +11,7 @@ from bifocals.check.scene import scene_target
 from bifocals.networks import Backbone, Towers, prune
 from bifocals.recipes import date
 from bifocals.recipes.one_to_many import ONE_TO_MANY, OneToMany, find_one2many
+from bifocals.recipes.retinanet import RetinaHead
 
 SMALL = {"backbone": Backbone("resnet18", "pytorch", weights="none"), "towers": Towers(64, 1)}
 OWN = '''
@@ -82,3 +83,11 @@ def test_detections_for_crowds():
     process = date(max_detections=500).postprocess
     assert process["one2one"].max_detections == process["one2one"].per_level == 500
     assert process["one2many"].max_detections == 500 and process["one2many"].per_level == 1000
+
+
+def test_what_the_anchor_half_is_divided_by():
+    # An image without objects counts as one positive in DATE's way, and as none over all processes.
+    local = losses_of(date("retina", **SMALL))
+    reduced = losses_of(date("retina", retina=RetinaHead(normalizer="reduced"), **SMALL))
+    assert reduced["one2many/cls"] > local["one2many/cls"]
+    assert reduced["one2one/cls"] == local["one2one/cls"]
