@@ -33,7 +33,8 @@ def test_the_work_directory_tells_what_happened(trained: Path):
     record = json.loads((trained / "run" / "run.json").read_text())
     assert record["recipe"] == "bifocals.recipes.date:date"
     assert record["argv"][:3] == ["bifocals", "train", "date"]
-    assert record["arguments"]["towers"] == {"channels": 64, "depth": 1, "shared": True, "norm": "group"}
+    assert record["arguments"]["towers"] == {"channels": 64, "depth": 1, "shared": True, "norm": "group",
+                                             "deformable": False}
     assert record["results"]["step"] == 4
     lines = [json.loads(line) for line in (trained / "run" / "log.jsonl").read_text().splitlines()]
     assert {"one2one/cls", "one2many/quality"} <= set(lines[0]["raw"])
