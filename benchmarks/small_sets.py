@@ -30,6 +30,9 @@ RECIPES = {
     "freeanchor": ["freeanchor", *BAGS],
     "mal_paper": ["mal", *BAGS],
     "mal_release": ["mal", "--rule", "release", *BAGS],
+    "hcral_atss": ["hcral", "--host", "atss", "--eatss"],
+    "hcral_retinanet": ["hcral", "--host", "retinanet"],
+    "hcral_aux": ["hcral", "--eatss", "--aux"],
 }
 
 

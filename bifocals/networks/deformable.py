@@ -16,15 +16,20 @@ class DeformConv2d(nn.Conv2d):
     """A convolution whose taps are moved from outside: weights and settings of `nn.Conv2d`, one offset group.
 
     offsets: for each tap (dy, dx) in pixels of the map, taps row by row. mask: what each tap's value is multiplied
-    with. Both have the size of the output.
+    with. Both have the size of the output. It is computed in the precision of the weights, under autocast
+    too: torchvision has no other on the CPU.
     """
 
     def forward(  # type: ignore[override]  # the taps' places are an input
         self, maps: Float[Tensor, "B C H W"], offsets: Float[Tensor, "B 2*T h w"],
         mask: Float[Tensor, "B T h w"] | None = None,
     ) -> Float[Tensor, "B D h w"]:
-        stride, padding, dilation = self.stride, self.padding, self.dilation
-        return deform_conv2d(maps, offsets, self.weight, self.bias, stride, padding, dilation, mask)
+        precision = self.weight.dtype
+        moved: Tensor = deform_conv2d(
+            maps.to(precision), offsets.to(precision), self.weight, self.bias, self.stride, self.padding, self.dilation,
+            None if mask is None else mask.to(precision),
+        )
+        return moved.to(maps.dtype)
 
 
 class ModulatedConv2d(nn.Module):

@@ -95,7 +95,7 @@ def hcral(
     output = "one2many"
     return Experiment(
         network=dense_network(backbone, {output: predictor}, towers=under, scales=host != "retinanet",
-                              extra="c5" if host == "retinanet" else "p5"),
+                              extra="c5" if host == "retinanet" else "p5", relu_before_p7=host == "fcos_atss"),
         start=start_from(backbone),
         objective=lambda: Objective({output: branch()}),
         postprocess={output: replace(postprocess, score_threshold=threshold, max_detections=max_detections)},

@@ -59,6 +59,19 @@ def test_a_fresh_one_gives_half_of_what_it_replaces():
     assert bool(moving.offset.weight.grad.any()) and bool(moving.conv.weight.grad.any())
 
 
+def test_under_autocast():
+    torch.manual_seed(0)
+    moving, maps = ModulatedConv2d(nn.Conv2d(8, 4, 3, padding=1)), torch.randn(1, 8, 6, 6)
+    nn.init.normal_(moving.offset.weight, std=0.1)
+    expected = moving(maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = moving(maps.bfloat16())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
+    found.float().square().sum().backward()
+    assert bool(moving.offset.weight.grad.isfinite().all()) and bool(moving.conv.weight.grad.any())
+
+
 @pytest.mark.parametrize(("name", "number"), [("resnet18", 4 * 3), ("resnet50", 4 + 6 + 3), ("mobilenet_v2", 14)])
 def test_bodies_move_their_taps_from_c3_on(name: str, number: int):
     body = build_backbone(Backbone(name, "pytorch", deformable=True, frozen_stages=1)).eval()

@@ -93,7 +93,8 @@ def test_retinanet_and_atss_as_hosts():
     assert branch_of(hcral("retinanet", box_loss="l1")).balance.weights == {"box": 1.0}
     with torch.device("meta"):
         network = hcral("retinanet", towers=Towers(norm="none")).network(80)
-    assert network.neck.pyramid.extra_blocks.source == "c5" and not network.head.scales.requires_grad
+    extra = network.neck.pyramid.extra_blocks
+    assert extra.source == "c5" and not extra.relu_before_p7 and not network.head.scales.requires_grad
     assert hcral("retinanet").postprocess["one2many"].nms == 0.5
     branch = branch_of(hcral("atss", eatss=True))
     assert branch.balance.weights == {"box": 2.0} and branch.losses["box"].gamma == 1.5
