@@ -122,6 +122,8 @@ class ATSS:
 
     def handicap(self, priors: Priors, targets: Sequence[Target]) -> Float[Tensor, "B P"] | None:
         """The least distance of each anchor in pixels: infinite in the padding, `FAR` in crowd regions, else 0."""
+        if self.padding is None and self.crowd_overlap is None:
+            return None
         rows = []
         for target in targets:
             row = priors.points.new_zeros(len(priors))
@@ -133,7 +135,7 @@ class ATSS:
                 height, width = (math.ceil(side / self.padding) * self.padding for side in target.size_hw)
                 row.masked_fill_(~inside_canvas(priors, (height, width)), math.inf)
             rows.append(row)
-        return None if self.padding is None and self.crowd_overlap is None else torch.stack(rows)
+        return torch.stack(rows)
 
     def distances(
         self, priors: Priors, boxes: Float[Tensor, "N 4"], handicap: Float[Tensor, "N P"] | None = None
@@ -154,10 +156,10 @@ class ATSS:
         for rows in objects.chunks(len(priors)):
             boxes, image = objects.boxes[rows], objects.image[rows]
             distance = self.distances(priors, boxes, None if handicap is None else handicap[image])
-            starts = [sum(priors.level_sizes[:i]) for i in range(len(priors.level_sizes))]
             nearest = [_nearest(level, self.k) for level in distance.split(priors.level_sizes, dim=1)]
             near.append(torch.cat([values for values, _ in nearest], dim=1))
-            prior.append(torch.cat([index + start for start, (_, index) in zip(starts, nearest, strict=True)], dim=1))
+            numbered = zip(priors.level_starts, nearest, strict=True)
+            prior.append(torch.cat([index + start for start, (_, index) in numbered], dim=1))
         index = torch.cat(prior)  # [N, K]
         return Candidates(index, torch.cat(near), overlaps(priors, objects.boxes, index))
 

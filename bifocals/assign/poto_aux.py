@@ -60,8 +60,8 @@ class POTOAux:
         quality = probability ** (1 - self.alpha) * pairwise_iou(target.boxes, boxes) ** self.alpha
         levels = quality.split(list(priors.level_sizes), dim=1)
         best = [level.topk(min(self.top, level.shape[1]), dim=1) for level in levels]
-        starts = [sum(priors.level_sizes[:i]) for i in range(len(levels))]
-        candidates = torch.cat([b.indices + start for b, start in zip(best, starts, strict=True)], dim=1)  # [G, N]
+        numbered = zip(best, priors.level_starts, strict=True)
+        candidates = torch.cat([b.indices + start for b, start in numbered], dim=1)  # [G, N]
         values = torch.cat([b.values for b in best], dim=1)
         threshold = values.mean(dim=1, keepdim=True)
         if values.shape[1] > 1:

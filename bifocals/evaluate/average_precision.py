@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 from bifocals.data import Annotations
 from bifocals.structures import Detections
 
+from .boxes import xywh
 from .packed import pack
 
 STATS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -106,14 +107,8 @@ def coco_average_precision(
     An object's area is the given one (COCO's area of the mask), a detection's the one of its box. Detections of an
     image and a class beyond the best `max_detections` do not count. Everything is computed in float64.
     """
-    truth = COCO.from_arrays(
-        [{"id": i, "height": 0, "width": 0, "file_name": ""} for i in range(num_images)],
-        [{"id": c, "name": str(c)} for c in range(num_classes)],
-        object_image, object_labels, _xywh(object_boxes),
-        ids=np.arange(1, len(object_image) + 1), area=object_area.astype(np.float64), iscrowd=object_crowd,
-    )
-    results = np.column_stack([found_image, _xywh(found_boxes), found_scores, found_labels]).astype(np.float64)
-    evaluation = COCOeval(truth, truth.load_res(results), "bbox")
+    evaluation = coco_evaluation(num_images, num_classes, object_image, object_boxes, object_labels, object_crowd,
+                                 object_area, found_image, found_boxes, found_labels, found_scores)
     if max_detections != 100:
         evaluation.params.max_dets = [1, 10, max_detections]
     evaluation.evaluate()
@@ -139,9 +134,28 @@ def coco_average_precision(
     )
 
 
-def _xywh(boxes: np.ndarray) -> np.ndarray:
-    boxes = boxes.astype(np.float64).reshape(-1, 4)
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+def coco_evaluation(
+    num_images: int,
+    num_classes: int,
+    object_image: Int[np.ndarray, "N"],
+    object_boxes: Float[np.ndarray, "N 4"],
+    object_labels: Int[np.ndarray, "N"],
+    object_crowd: Bool[np.ndarray, "N"],
+    object_area: Float[np.ndarray, "N"],
+    found_image: Int[np.ndarray, "D"],
+    found_boxes: Float[np.ndarray, "D 4"],
+    found_labels: Int[np.ndarray, "D"],
+    found_scores: Float[np.ndarray, "D"],
+) -> COCOeval:
+    """hotcoco's evaluation of flat arrays, as `coco_average_precision` takes them, before it has run."""
+    truth = COCO.from_arrays(
+        [{"id": i, "height": 0, "width": 0, "file_name": ""} for i in range(num_images)],
+        [{"id": c, "name": str(c)} for c in range(num_classes)],
+        object_image, object_labels, xywh(object_boxes),
+        ids=np.arange(1, len(object_image) + 1), area=object_area.astype(np.float64), iscrowd=object_crowd,
+    )
+    results = np.column_stack([found_image, xywh(found_boxes), found_scores, found_labels]).astype(np.float64)
+    return COCOeval(truth, truth.load_res(results), "bbox")
 
 
 def _mean(values: np.ndarray) -> float:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from bifocals.data import Annotations
 
+from .boxes import area, intersection
 from .packed import PackedDetections
 
 _EPS = 1e-6  # square pixels, as the benchmark adds them to areas
@@ -75,8 +76,8 @@ def crowd_overlaps(
         if r.start < r.stop:
             detection_ignored[d] = _covered(boxes[d], regions[r], match)
             object_ignored[g] = _covered(objects[g], regions[r], match)
-        inner = _intersection(boxes[d], objects[g])  # [D G] of this image
-        union = _area(boxes[d])[:, None] + _area(objects[g]) - inner
+        inner = intersection(boxes[d], objects[g])  # [D G] of this image
+        union = area(boxes[d])[:, None] + area(objects[g]) - inner
         row, column = np.nonzero(inner >= match * np.maximum(union, _EPS))
         iou = inner[row, column] / (union[row, column] + _EPS)
         order = np.lexsort((column, -iou, row))
@@ -111,14 +112,6 @@ def cut_to_images(boxes: Float[np.ndarray, "N 4"], sizes_hw: Int[np.ndarray, "N 
 
 def _covered(boxes: np.ndarray, regions: np.ndarray, match: float) -> np.ndarray:
     """Whether more than `match` of each box's own area lies in one of the regions."""
-    shares = _intersection(boxes, regions) / (_area(boxes)[:, None] + _EPS)
+    shares = intersection(boxes, regions) / (area(boxes)[:, None] + _EPS)
     return np.asarray((shares > match).any(axis=1))
 
-
-def _intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    sides = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
-    return np.maximum(sides, 0).prod(axis=2)
-
-
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)

@@ -12,6 +12,7 @@ import numpy as np
 from bifocals.data import Annotations
 from bifocals.structures import Detections
 
+from .boxes import area, intersection
 from .packed import pack
 
 
@@ -67,18 +68,9 @@ def duplicate_rate(
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """[D G] IoU; 0 for boxes without area."""
-    intersection = _intersection(a, b)
-    union = _area(a)[:, None] + _area(b)[None, :] - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
-
-
-def _intersection(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    return np.clip(high - low, 0, None).prod(axis=2)
-
-
-def _area(boxes: np.ndarray) -> np.ndarray:
-    return np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(axis=1)
+    shared = intersection(a, b)
+    union = area(a)[:, None] + area(b)[None, :] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 def _takes_object(
@@ -101,7 +93,7 @@ def _covered(
     boxes: np.ndarray, labels: np.ndarray, crowd_boxes: np.ndarray, crowd_labels: np.ndarray, match: float
 ) -> np.ndarray:
     """[D] whether at least `match` of a detection's area lies in one crowd region of its class."""
-    area = _area(boxes)[:, None]
-    inside = np.divide(_intersection(boxes, crowd_boxes), area, out=np.zeros((len(boxes), len(crowd_boxes))),
-                       where=area > 0)
+    own = area(boxes)[:, None]
+    inside = np.divide(intersection(boxes, crowd_boxes), own, out=np.zeros((len(boxes), len(crowd_boxes))),
+                       where=own > 0)
     return ((inside >= match) & (labels[:, None] == crowd_labels[None, :])).any(axis=1)

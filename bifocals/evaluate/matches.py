@@ -14,12 +14,12 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from hotcoco import COCO, COCOeval
 from jaxtyping import Bool, Float, Int
 
 from bifocals.data import Annotations
 from bifocals.structures import Detections
 
+from .average_precision import coco_evaluation
 from .packed import pack
 
 RECALL_POINTS = np.linspace(0, 1, 101)
@@ -106,16 +106,17 @@ def match(detections: Mapping[int, Detections], annotations: Annotations, *, max
     Of an image and a class the best `max_detections` are looked at. Errors as in `average_precision`.
     """
     found = pack(detections, annotations.image_ids, len(annotations.classes))
-    results = np.column_stack([found.image, _xywh(found.boxes), found.scores, found.labels])
     by_id = np.argsort(annotations.image_ids, kind="stable")  # equal scores in two images go by ascending id
     rows = [_Rows.of_pairs([], by_id)]
     for start in range(0, len(by_id), _IMAGES_AT_ONCE):
         images = by_id[start : start + _IMAGES_AT_ONCE]
         place = np.full(len(by_id), -1)
         place[images] = np.arange(len(images))
-        theirs = results[place[found.image] >= 0]
-        theirs[:, 0] = place[theirs[:, 0].astype(np.int64)]
-        evaluation = _evaluation(annotations.subset(images.tolist()), theirs)
+        theirs, part = place[found.image] >= 0, annotations.subset(images.tolist())
+        evaluation = coco_evaluation(
+            len(part), len(part.classes), part.image_index(), part.boxes, part.labels, part.crowd, part.area,
+            place[found.image[theirs]], found.boxes[theirs], found.labels[theirs], found.scores[theirs],
+        )
         evaluation.params.max_dets = [max_detections]
         evaluation.params.area_rng, evaluation.params.area_rng_lbl = [[0, 1e10]], ["all"]
         evaluation.evaluate()
@@ -166,22 +167,6 @@ class _Rows:
                               for flags in (self.right, self.ignored))
             classes.append(ClassMatches(self.image[mine], right, ignored, self.object_image[self.object_label == c]))
         return tuple(classes)
-
-
-def _evaluation(annotations: Annotations, results: Float[np.ndarray, "D 7"]) -> COCOeval:
-    """results: number of the image, x, y, width, height, score, label."""
-    truth = COCO.from_arrays(
-        [{"id": i, "height": 0, "width": 0, "file_name": ""} for i in range(len(annotations))],
-        [{"id": c, "name": str(c)} for c in range(len(annotations.classes))],
-        np.repeat(np.arange(len(annotations)), np.diff(annotations.offsets)), annotations.labels,
-        _xywh(annotations.boxes), ids=np.arange(1, len(annotations.labels) + 1),
-        area=annotations.area.astype(np.float64), iscrowd=annotations.crowd,
-    )
-    return COCOeval(truth, truth.load_res(results), "bbox")
-
-
-def _xywh(boxes: np.ndarray) -> np.ndarray:
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1, dtype=np.float64)
 
 
 @contextmanager

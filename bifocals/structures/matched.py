@@ -153,7 +153,9 @@ class Matched:
         """
         if kind == "reduced":
             return self.num_positive
-        of_image = torch.bincount(self.matches.image, minlength=len(self.targets))
+        # Not `bincount`, which waits for the device to know its length.
+        ones = torch.ones_like(self.matches.image)
+        of_image = ones.new_zeros(len(self.targets)).index_add_(0, self.matches.image, ones)
         if kind == "local":
             return of_image.clamp(min=1).sum().to(self.output.logits.dtype)
         if kind == "with_images":

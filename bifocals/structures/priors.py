@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 
 import torch
 from jaxtyping import Bool, Float
@@ -31,6 +31,11 @@ class Priors:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    @property
+    def level_starts(self) -> tuple[int, ...]:
+        """Number of the first prior of each level."""
+        return (0, *accumulate(self.level_sizes[:-1]))
 
     def level_index(self) -> Tensor:
         """[P] number of the level of each prior, on the device of the points."""
@@ -65,13 +70,13 @@ def priors_inside(
     if radius is None:
         return points_inside(priors.points, boxes)
     low, high = boxes[..., :2], boxes[..., 2:]
-    center, starts = (low + high) / 2, [0, *accumulate(priors.level_sizes)]
+    center = (low + high) / 2
     levels = []
     # Box and square meet in one box of each level: a handful of numbers, where the points are thousands.
-    for start, end in pairwise(starts):
+    for start, size in zip(priors.level_starts, priors.level_sizes, strict=True):
         reach = radius * priors.strides[start]
         square = torch.cat([torch.maximum(low, center - reach), torch.minimum(high, center + reach)], dim=-1)
-        levels.append(points_inside(priors.points[start:end], square))
+        levels.append(points_inside(priors.points[start : start + size], square))
     return torch.cat(levels, dim=-2)
 
 
