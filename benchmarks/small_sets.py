@@ -32,6 +32,7 @@ RECIPES = {
     "mal_release": ["mal", "--rule", "release", *BAGS],
     "hcral_atss": ["hcral", "--host", "atss", "--eatss"],
     "hcral_retinanet": ["hcral", "--host", "retinanet"],
+    "hcral_retinanet_focal": ["hcral", "--host", "retinanet", "--cls-loss", "focal", "--box-loss", "giou"],
     "hcral_aux": ["hcral", "--eatss", "--aux"],
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,13 @@ from bifocals.structures import (
     Loss,
     Matched,
     Matches,
-    Reporting,
-    Scheduled,
     Target,
 )
 
+from .branch import Branch
 
-class DenseBranch(nn.Module):
+
+class DenseBranch(Branch):
     """Joins an assigner, named losses and a balancer for one `DenseOutput`.
 
     source: the network output to read; None reads the output named like the branch. Two branches may read one output
@@ -40,15 +40,12 @@ class DenseBranch(nn.Module):
         filtered: bool = True,
         weight: float = 1.0,
     ) -> None:
-        super().__init__()
+        super().__init__(balance, source, weight)
         if not losses:
             raise ValueError("DenseBranch expected at least one loss, got none.")
         self.assigner = assigner
         self.losses = dict(losses)
-        self.balance = balance
-        self.source = source
         self.filtered = filtered
-        self.weight = weight
         # Registered so that a state dict holds them; a module that is not registered would be lost on resume.
         self.stateful = nn.ModuleDict({n: part for n, part in losses.items() if isinstance(part, nn.Module)})
 
@@ -70,23 +67,6 @@ class DenseBranch(nn.Module):
     def _seen(self, output: DenseOutput) -> DenseOutput:
         return output if self.filtered else output.before_filter()
 
-    def weigh(self, raw: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        weighted = dict(raw) if self.balance is None else self.balance(raw)
-        return {name: loss * self.weight for name, loss in weighted.items()}
-
-    def observe(self, raw: Mapping[str, Tensor]) -> None:
-        if self.balance is not None:
-            self.balance.observe(raw)
-
-    def set_step(self, step: int, total: int) -> None:
-        for part in (self.assigner, *self.losses.values(), self.balance):
-            if isinstance(part, Scheduled):
-                part.set_step(step, total)
-
-    def scheduled(self) -> dict[str, float]:
-        """Where the parts that change with training time stand."""
-        found: dict[str, float] = {}
-        for part in (self.assigner, *self.losses.values(), self.balance):
-            if isinstance(part, Reporting):
-                found |= part.scheduled()
-        return found
+    def parts(self) -> Iterator[object]:
+        yield self.assigner
+        yield from self.losses.values()

@@ -19,6 +19,7 @@ from .outputs import DenseOutput, Detections, Prediction
 from .priors import Priors, make_points, priors_inside
 from .protocols import Assigner, Balancer, BatchAssigner, Loss, Reporting, Scheduled
 from .ranks import rank, sum_over_ranks, world_size
+from .roi import RoIOutput
 from .target import Batch, Target, pad_targets
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Prediction",
     "Priors",
     "Reporting",
+    "RoIOutput",
     "Scheduled",
     "Target",
     "area",

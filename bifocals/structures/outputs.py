@@ -1,6 +1,6 @@
 """What networks return and what evaluation reads.
 
-Letters: B images, P priors, C classes, N detections of an image.
+Letters: B images, P priors, C classes, N detections of an image, m cells of a mask's side.
 """
 
 from __future__ import annotations
@@ -75,22 +75,28 @@ class DenseOutput:
 
 @dataclass(frozen=True)
 class Detections:
-    """The objects found in one image, best first: xyxy pixels of the original image, scores in [0, 1]."""
+    """The objects found in one image, best first: xyxy pixels of the original image, scores in [0, 1].
+
+    masks: of each object, the probability that a cell of its box belongs to it; None from a network without masks.
+    """
 
     boxes: Float[Tensor, "N 4"]
     scores: Float[Tensor, "N"]
     labels: Int64[Tensor, "N"]
+    masks: Float[Tensor, "N m m"] | None = None
 
     def __len__(self) -> int:
         return len(self.scores)
 
     def cpu(self) -> Detections:
-        return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu())
+        masks = None if self.masks is None else self.masks.cpu()
+        return Detections(self.boxes.cpu(), self.scores.cpu(), self.labels.cpu(), masks)
 
     def above(self, score: float) -> Detections:
         """Those with a score above `score`."""
         keep = self.scores > score
-        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep])
+        masks = None if self.masks is None else self.masks[keep]
+        return Detections(self.boxes[keep], self.scores[keep], self.labels[keep], masks)
 
     @staticmethod
     def empty(device: torch.device | str = "cpu") -> Detections:

@@ -1,6 +1,6 @@
 """What a batch carries: images as bytes, targets as tensors.
 
-Letters: B images, G objects of an image, H and W pixels of the padded canvas.
+Letters: B images, G objects of an image, H and W pixels of the padded canvas, h and w of the image before padding.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ class Target:
     `crowd` marks regions that count neither as object nor as background in evaluation. It stays on the CPU when the
     rest moves to a device, so that looking at it never waits for the device. Training takes crowd out of the objects,
     as the papers do; `regions` (R of them) keeps their boxes for assigners that leave such regions out.
+    masks: 1 where a pixel belongs to the object, for instance segmentation. semantic: the class of each pixel, 255
+    where it does not count, for semantic segmentation. Both None where the task has no use for them.
     """
 
     boxes: Float[Tensor, "G 4"]
@@ -30,6 +32,8 @@ class Target:
     original_hw: tuple[int, int]
     image_id: int = -1
     crowd_boxes: Float[Tensor, "R 4"] | None = None
+    masks: UInt8[Tensor, "G h w"] | None = None
+    semantic: UInt8[Tensor, "h w"] | None = None
 
     @property
     def regions(self) -> Float[Tensor, "R 4"]:
@@ -42,6 +46,8 @@ class Target:
             boxes=self.boxes.to(device, non_blocking=True),
             labels=self.labels.to(device, non_blocking=True),
             crowd_boxes=None if self.crowd_boxes is None else self.crowd_boxes.to(device, non_blocking=True),
+            masks=None if self.masks is None else self.masks.to(device, non_blocking=True),
+            semantic=None if self.semantic is None else self.semantic.to(device, non_blocking=True),
         )
 
     def without_crowd(self) -> Target:
@@ -52,7 +58,8 @@ class Target:
         on_device = keep.to(self.boxes.device)
         regions = self.boxes[self.crowd.nonzero()[:, 0].to(self.boxes.device)]
         return replace(self, boxes=self.boxes[on_device], labels=self.labels[on_device], crowd=self.crowd[keep],
-                       crowd_boxes=torch.cat([self.regions, regions]))
+                       crowd_boxes=torch.cat([self.regions, regions]),
+                       masks=None if self.masks is None else self.masks[on_device])
 
     @property
     def scale_xyxy(self) -> tuple[float, float, float, float]:
