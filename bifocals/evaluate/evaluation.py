@@ -74,6 +74,13 @@ class Evaluation:
     protocol: str
     detections: Mapping[int, Detections]
 
+    metric = "AP"
+
+    @property
+    def score(self) -> float:
+        """COCO's AP, the mean over IoU .5 to .95: the number that chooses the best weights."""
+        return self.result.ap
+
     @property
     def stats(self) -> dict[str, float]:
         """COCO's 12 numbers by name, NaN where one does not exist."""
@@ -81,7 +88,7 @@ class Evaluation:
 
     @property
     def ap(self) -> float:
-        """COCO's AP, the mean over IoU .5 to .95: the number that chooses the best weights."""
+        """The same under its own name."""
         return self.result.ap
 
     @property
@@ -118,6 +125,13 @@ class Evaluation:
             "images_per_second": None if math.isnan(self.images_per_second) else self.images_per_second,
             "protocol": self.protocol,
         }
+
+    def line(self) -> str:
+        """AP, and for an output without NMS what shows whether it needs one."""
+        text = ", ".join(f"{name} {self.stats[name]:.4f}" for name in ("AP", "AP50", "AP75"))
+        if self.with_nms is not None:
+            text += f"; AP with NMS {self.with_nms.stats['AP']:.4f}"
+        return f"{text}; duplicate rate {self.duplicate_rate:.4f}"
 
     def summary(self) -> str:
         """A small table for a terminal, and the verdict on NMS where there is one."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal, get_args
 
 from torch import nn
 
-from bifocals.data import Data, Input
+from bifocals.data import Data
 from bifocals.objective import Objective
-from bifocals.predict import Postprocess
 
 from .optimizer import Optim
+
+TaskName = Literal["detect", "segment"]
+"""What a network is for: boxes (and masks) of objects, or the class of every pixel."""
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,12 @@ class Experiment:
     """Number of classes -> network, with random weights that depend on torch's seed alone."""
     objective: Callable[[], Objective]
     """The supervision; stateful parts keep their state in buffers."""
-    postprocess: Mapping[str, Postprocess]
-    """How the predictions of each output become detections."""
+    postprocess: Mapping[str, Any]
+    """How the predictions of each output become results: of (output, targets), detections or a label map each image."""
     output: str
     """The output used for inference."""
-    input: Input
-    """Sizes and augmentation of images."""
+    input: Any
+    """Sizes and augmentation of images: an `Input`, of a segmenter a `MapInput`."""
     data: Data
     """Where the images are."""
     optim: Optim
@@ -43,10 +46,14 @@ class Experiment:
     start_once: bool = False
     """A resumed run does not call `start` again: what it gave is in the checkpoint, and its source may be gone. Not for
     a start that also decides what learns."""
+    task: TaskName = "detect"
+    """Decides how the set is read and how the network is judged (`train/task.py`)."""
 
     def __post_init__(self) -> None:
         if self.output not in self.postprocess:
             raise ValueError(f"Experiment expected postprocess for its output {self.output!r}, got it for "
                              f"{sorted(self.postprocess)}.")
+        if self.task not in get_args(TaskName):
+            raise ValueError(f"Experiment expected a task of {get_args(TaskName)}, got {self.task!r}.")
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"Experiment expected a positive number of epochs, got {self.epochs}.")

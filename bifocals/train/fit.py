@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bifocals.data import train_stream, train_transform
+from bifocals.data import train_stream
 from bifocals.objective import Losses
 from bifocals.structures import Batch, Reporting, Scheduled, rank, world_size
 
@@ -28,6 +28,7 @@ from .run import Run
 from .session import open_session
 from .state import State
 from .stop import Interrupted, StopSignal
+from .task import TASKS
 from .validation import Validation
 from .window import Window
 
@@ -159,8 +160,9 @@ def fit(
 def loading(state: State, stop: StopSignal) -> Iterator[Iterator[Batch]]:
     """The batches still to come. The loader's workers start here, out of reach of signals, and end with the context."""
     experiment, run = state.experiment, state.run
+    transform = TASKS[experiment.task].train_transform(experiment.input)
     stream = iter(train_stream(
-        state.annotations, train_transform(experiment.input), batch_size=experiment.optim.batch_size, seed=run.seed,
+        state.annotations, transform, batch_size=experiment.optim.batch_size, seed=run.seed,
         first_step=state.step, total_steps=state.total, workers=run.workers, rank=rank(), world_size=world_size(),
         divisor=getattr(state.network, "size_divisor", 32), pin_memory=state.device.type == "cuda",
     ))

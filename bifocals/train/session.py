@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from bifocals.data import Annotations, has_split, open_split
 from bifocals.structures import rank, world_size
 
 from .checkpoint import latest_checkpoint, list_checkpoints, read_checkpoint, save_checkpoint, set_aside_damaged
@@ -25,6 +24,7 @@ from .provenance import Provenance, describe, environment, recipe_digest
 from .rng import seed_all
 from .run import BINDING, Run
 from .state import State, pack, unpack
+from .task import TASKS
 from .workdir import claim, locked, write_record
 
 
@@ -34,7 +34,7 @@ class Session:
 
     state: State
     workdir: Path
-    validation: Annotations | None
+    validation: Any
     log: Log
     record: dict[str, Any]
 
@@ -103,7 +103,7 @@ def open_session(
 
 
 def build_state(
-    experiment: Experiment, run: Run, device: torch.device, train: Annotations, say: Callable[[str], None] = print,
+    experiment: Experiment, run: Run, device: torch.device, train: Any, say: Callable[[str], None] = print,
     *, resumed: bool = False,
 ) -> State:
     """Network, objective, optimizer and moving average of a run before its first step or, resumed, its next."""
@@ -132,19 +132,19 @@ def _silent(text: str) -> None:
     """Other ranks than the first say nothing."""
 
 
-def _open_data(experiment: Experiment, say: Callable[[str], None]) -> tuple[Annotations, Annotations | None]:
+def _open_data(experiment: Experiment, say: Callable[[str], None]) -> tuple[Any, Any]:
     """The training set, and the val split where there is one."""
-    data = experiment.data
+    data, task = experiment.data, TASKS[experiment.task]
     # Each picture is read once, by rank 0, unless a broken one is to be left out: then all ranks must know it.
     whole = rank() == 0 or data.on_defect == "skip"
-    train = open_split(data, "train", say, whole=whole)
-    if not has_split(data, "val"):
+    train = task.open_split(data, "train", say, whole=whole)
+    if not task.has_split(data, "val"):
         say("data: there is no val split, so the run is not evaluated; --data.holdout 0.2 would hold images out")
         return train, None
-    return train, open_split(data, "val", say, classes=train.classes, whole=whole)
+    return train, task.open_split(data, "val", say, classes=train.classes, whole=whole)
 
 
-def _values(experiment: Experiment, run: Run, provenance: Provenance | None, train: Annotations) -> dict[str, Any]:
+def _values(experiment: Experiment, run: Run, provenance: Provenance | None, train: Any) -> dict[str, Any]:
     """What run.json says of a run before it starts."""
     return {
         "recipe": None if provenance is None else provenance.recipe,

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from bifocals.data import Annotations
 from bifocals.objective import Losses, Objective
 from bifocals.structures import rank, world_size
 
@@ -30,8 +29,8 @@ class State:
 
     experiment: Experiment
     run: Run
-    annotations: Annotations
-    """The training set."""
+    annotations: Any
+    """The training set: `Annotations`, of a segmenter `LabelMaps`."""
     device: torch.device
     network: nn.Module
     """The bare network: the weights that are saved."""
