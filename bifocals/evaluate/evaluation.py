@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from textwrap import wrap
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bifocals.data import Annotations, eval_stream
 from bifocals.predict import Postprocess, Precision, Views, detect_views, inference, merging, of_output
-from bifocals.structures import DenseOutput, Detections, Target, rank, world_size
+from bifocals.structures import Detections, Target, rank, world_size
 
 from .analysis import Analysis, Analyzer
 from .average_precision import AveragePrecision, average_precision
@@ -165,7 +165,7 @@ def evaluate(
     annotations: Annotations,
     *,
     transform: Transform,
-    postprocess: Mapping[str, Postprocess],
+    postprocess: Mapping[str, Any],
     output: str,
     nms: float | Literal["default"] | None = "default",
     max_detections: int | None = None,
@@ -200,6 +200,9 @@ def evaluate(
         chosen = replace(chosen, nms=nms)
     if views is not None and analysis:
         raise ValueError("evaluate expected views or analysis, got both; the analysis is of a single look.")
+    if (views is not None or analysis) and not _is_dense(chosen):
+        raise ValueError(f"evaluate expected a dense output for views and analysis, got {output!r} with "
+                         f"{type(chosen).__name__}: regions of a second stage have no priors to look at.")
     seen = None if views is None else _in_words(views, chosen)
     chosen = chosen if views is None else merging(chosen)
     looks = {"chosen": (output, chosen)}
@@ -226,8 +229,8 @@ def evaluate(
                 clock.stop(len(merged))
                 found["chosen"].update(zip(batch.image_ids, merged, strict=True))
                 continue
-            dense = forward(batch)
-            outputs = cast(dict[str, DenseOutput], dense) if whole else {output: dense}
+            seen_by_network = forward(batch)
+            outputs = seen_by_network if whole else {output: seen_by_network}
             detections = [d.cpu() for d in chosen(outputs[output], batch.targets)]
             clock.stop(len(detections))
             found["chosen"].update(zip(batch.image_ids, detections, strict=True))
@@ -292,13 +295,19 @@ def _in_words(views: Views, postprocess: Postprocess) -> str:
     return f"{views}: {nms} merges what they find"
 
 
-def _limited(postprocess: Postprocess, max_detections: int | None) -> Postprocess:
+def _limited(postprocess: Any, max_detections: int | None) -> Any:
     if max_detections is None:
         return postprocess
-    return replace(postprocess, max_detections=max_detections, per_level=max(postprocess.per_level, max_detections))
+    changed = replace(postprocess, max_detections=max_detections)
+    return replace(changed, per_level=max(changed.per_level, max_detections)) if _is_dense(changed) else changed
 
 
-def _output_with_nms(network: nn.Module, postprocess: Mapping[str, Postprocess], output: str) -> str | None:
+def _is_dense(postprocess: Any) -> bool:
+    """Whether it chooses from priors, which looks from several sizes and the analysis before NMS need."""
+    return isinstance(postprocess, Postprocess)
+
+
+def _output_with_nms(network: nn.Module, postprocess: Mapping[str, Any], output: str) -> str | None:
     """The network's first output beside this one whose postprocess has NMS."""
     names = getattr(network, "outputs", ())
     others = [name for name in names if name != output and name in postprocess and postprocess[name].nms is not None]
@@ -314,7 +323,7 @@ class _Whole(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> dict[str, dict[str, DenseOutput]]:
+    def forward(self, images: Tensor) -> dict[str, Any]:
         return {"all": self.network(images)}
 
 

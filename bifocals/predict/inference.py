@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import nn
 
-from bifocals.structures import Batch, DenseOutput
+from bifocals.structures import Batch
 
 Precision = Literal["fp32", "bf16"]
 Value = TypeVar("Value")
@@ -21,7 +21,7 @@ Value = TypeVar("Value")
 @contextmanager
 def inference(
     network: nn.Module, output: str, device: torch.device | str | None = None, precision: Precision = "fp32"
-) -> Iterator[Callable[[Batch], DenseOutput]]:
+) -> Iterator[Callable[[Batch], Any]]:
     """A function from a batch to the named output of the network, without gradient and in evaluation mode.
 
     device: where to compute, None for where the network is; the network is moved there. precision: bf16 runs the
@@ -41,7 +41,7 @@ def inference(
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
 
-    def forward(batch: Batch) -> DenseOutput:
+    def forward(batch: Batch) -> Any:
         images = batch.images.to(device, non_blocking=True)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             return network(images)[output]
