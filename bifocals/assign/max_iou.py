@@ -36,6 +36,8 @@ class MaxIoU:
     several sizes the rest of the canvas is ignored; None takes all anchors.
     crowd_overlap: anchors with more than this share of their area in one crowd region are ignored; None looks at no
     region, as the papers do. An image without objects is all background, whatever its regions (mmdetection's rule).
+    keep_best: an anchor that some object takes by `low_quality` answers for the object that it overlaps most itself,
+    not for the one that takes it (torchvision's rule).
     """
 
     positive: float = 0.5
@@ -44,6 +46,7 @@ class MaxIoU:
     min_positive: float = 0.0
     padding: int | None = 32
     crowd_overlap: float | None = None
+    keep_best: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.negative <= self.positive <= 1:
@@ -71,9 +74,12 @@ class MaxIoU:
         if self.low_quality:
             best_of_object = iou.amax(dim=1, keepdim=True)  # [G, 1]
             wanted = (iou == best_of_object) & (best_of_object >= self.min_positive)
-            last = (wanted * torch.arange(1, len(iou) + 1, device=iou.device)[:, None]).amax(dim=0)
-            positive |= last > 0
-            gt = torch.where(last > 0, last - 1, gt)
+            if self.keep_best:
+                positive |= wanted.any(dim=0)
+            else:
+                last = (wanted * torch.arange(1, len(iou) + 1, device=iou.device)[:, None]).amax(dim=0)
+                positive |= last > 0
+                gt = torch.where(last > 0, last - 1, gt)
         ignore = ~positive & (best >= self.negative)
         if out is not None:
             ignore |= out & ~positive

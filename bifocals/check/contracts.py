@@ -21,6 +21,7 @@ from bifocals.structures import (
     Match,
     Matched,
     Target,
+    Watching,
 )
 
 from .scene import SIZE_HW, scene_matched, scene_output, scene_target
@@ -152,8 +153,7 @@ def check_balancer(make_balancer: Callable[[], Balancer], names: Sequence[str] =
     _require(balancer, _weights(balancer, names) == _weights(balancer, names),
              "the same weights when called twice without observe", "others")
     held.append("weighing changes nothing")
-    for step in range(5):
-        balancer.observe({n: t.detach() for n, t in _raw(names, 1.0 + step).items()})
+    _observe(balancer, names, range(5))
     held.append("observes")
     if isinstance(balancer, nn.Module):
         other = make_balancer()
@@ -161,8 +161,19 @@ def check_balancer(make_balancer: Callable[[], Balancer], names: Sequence[str] =
         other.load_state_dict(balancer.state_dict())
         _require(balancer, _weights(other, names) == _weights(balancer, names),
                  "the same weights after its state was saved and loaded", "others")
+        for one in (balancer, other):
+            _observe(one, names, range(5, 9))
+        _require(balancer, _weights(other, names) == _weights(balancer, names),
+                 "the same weights some steps after its state was saved and loaded", "others")
         held.append("its state dict holds its state")
     return held
+
+
+def _observe(balancer: Balancer, names: Sequence[str], steps: range) -> None:
+    for step in steps:
+        if isinstance(balancer, Watching):
+            balancer.watch(scene_matched((4, 2), seed=step))
+        balancer.observe({n: t.detach() for n, t in _raw(names, 1.0 + step).items()})
 
 
 def _raw(names: Sequence[str], scale: float) -> dict[str, Tensor]:

@@ -15,11 +15,12 @@ from torch import nn
 from bifocals.check import check_assigner, check_balancer, check_loss, check_network
 from bifocals.data import Data, check_dataset
 
-USAGE = """usage: bifocals check dataset DIR [--format coco|voc|yolo|crowdhuman] [...]
+USAGE = """usage: bifocals check dataset DIR [--format coco|voc|yolo|crowdhuman|camvid|...] [...]
        bifocals check FILE.py:NAME [--kind assigner|loss|balancer|network]
 
-dataset   Looks at every record and every image of a data set, as bifocals train does before its first step, and
-          prints one line for each defect: file, record, value. Exit code 1 if there is any.
+dataset   Looks at every record and every image of a data set, of boxes or of label maps, as bifocals train does before
+          its first step, and prints one line for each defect: file, record, value. A picture that two splits share
+          is one, too. Exit code 1 if there is any.
 
 FILE.py:NAME   Runs the contract of its slot on a part of your own: a class that can be built without arguments, an
                object, or a function. An assigner takes (priors, target, prediction), a loss (matched), a balancer has
@@ -42,19 +43,23 @@ def run(argv: list[str]) -> int:
 
 def check_data(
     root: tyro.conf.Positional[Path],
-    format: Literal["auto", "coco", "voc", "yolo", "crowdhuman"] = "auto",
+    format: Literal[
+        "auto", "coco", "voc", "yolo", "crowdhuman", "cityscapes", "camvid", "voc-maps", "cocostuff", "label-folder"
+    ] = "auto",
     classes: tuple[str, ...] = (),
     one_based: bool = False,
+    masks: bool = False,
 ) -> int:
     """Looks at every record and every image of a data set and prints one line for each defect.
 
     Args:
         root: Folder of the set.
-        format: auto finds it and prints why.
+        format: auto finds it; cityscapes to label-folder are sets of label maps for segmentation.
         classes: Class names in the order of their labels; found in the set where not given.
         one_based: VOC coordinates count from 1.
+        masks: Also look at the masks of objects, where a COCO JSON file has any.
     """
-    defects = check_dataset(Data(str(root), format, classes=classes, one_based=one_based))
+    defects = check_dataset(Data(str(root), format, classes=classes, one_based=one_based), masks=masks)
     for defect in defects:
         print(defect)
     print(f"{root}: {len(defects)} defects" if defects else f"{root}: sound")

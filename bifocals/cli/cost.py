@@ -7,9 +7,10 @@ from typing import Annotated
 import tyro
 from rich.console import Console
 from rich.table import Table
+from torch import nn
 
 from bifocals.evaluate.cost import Cost, cost
-from bifocals.networks import DenseDetector, prune
+from bifocals.networks import DenseDetector, TwoStageDetector, prune
 from bifocals.train import find_recipe
 
 from .find import parse_call, recipe_names, recipe_reference
@@ -17,7 +18,8 @@ from .find import parse_call, recipe_names, recipe_reference
 USAGE = """usage: bifocals cost RECIPE [--input-hw 800 1280] [--num-classes 80] [recipe options]
 
 Parameters (those that learn, and all) and multiply-accumulates of one image, by part: of the network in training, and
-of the network that is shipped, pruned to its output for inference. Nothing is computed and nothing loaded.
+of a network with several outputs as it is shipped, pruned to that for inference. Of a two-stage detector the second
+stage is counted for all the proposals that an image may have. Nothing is computed and nothing loaded.
 
 "conv MACs" counts the products of convolutions. "all MACs" is mmcv's count, which the tables of DATE use: also
 convolution biases, norms, ReLU and pooling.
@@ -37,15 +39,20 @@ def run(argv: list[str]) -> int:
     )
     experiment = recipe(**arguments)
 
-    def build() -> DenseDetector:
+    kinds = []
+
+    def whole() -> nn.Module:
         network = experiment.network(extra["num_classes"])
-        assert isinstance(network, DenseDetector)
+        kinds.append(f", {network.choice.keep} regions" if isinstance(network, TwoStageDetector) else "")
         return network
 
-    trained = cost(build, extra["input_hw"])
-    shipped = cost(lambda: prune(build(), experiment.output), extra["input_hw"])
+    def pruned() -> nn.Module:
+        network = experiment.network(extra["num_classes"])
+        return prune(network, experiment.output) if isinstance(network, DenseDetector) else network
+
+    trained, shipped = cost(whole, extra["input_hw"]), cost(pruned, extra["input_hw"])
     if trained == shipped:
-        _print(f"{argv[0]}, in training and shipped", trained)
+        _print(f"{argv[0]}, in training and shipped{kinds[0]}", trained)
     else:
         _print(f"{argv[0]} in training", trained)
         _print(f"{argv[0]} shipped: pruned to {experiment.output}", shipped)

@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from bifocals.data import eval_transform, open_split
-from bifocals.evaluate import CrowdMetrics, crowd_metrics, evaluate
+from bifocals.evaluate import CrowdMetrics, crowd_metrics, evaluate, voc_metrics
 from bifocals.networks import DenseDetector, prune
 from bifocals.predict import of_output
 from bifocals.train import Trained, load
 
 from .options import parse_device, parse_nms, parse_views
+from .segmenting import evaluate_segmenter, parse_map_views, refuse
 
 
 def run(argv: list[str]) -> int:
@@ -33,10 +34,13 @@ def evaluate_run(
     nms: str = "default",
     max_detections: int | None = None,
     crowd: bool = False,
+    voc: bool = False,
     analysis: bool = False,
     tta: bool = False,
     tta_shorts: tuple[int, ...] = (),
+    tta_scales: tuple[float, ...] = (),
     tta_flip: bool = False,
+    window_hw: tuple[int, int] | None = None,
     weights: Literal["best", "last"] | None = None,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
@@ -44,9 +48,9 @@ def evaluate_run(
     workers: int = 2,
     save: Path | None = None,
 ) -> None:
-    """Prints COCO's 12 numbers of a trained run, per class, with the duplicate rate. An output that needs no NMS is
-    also shown with it, beside the run's other output with NMS of its own, and judged: NMS-free safe, or not yet, with
-    the interval behind the verdict (a bootstrap over images).
+    """Prints COCO's 12 numbers of a trained run, per class, with the duplicate rate; of a segmenter mIoU. An output
+    that needs no NMS is also shown with it, beside the run's other output with NMS of its own, and judged: NMS-free
+    safe, or not yet, with the interval behind the verdict (a bootstrap over images).
 
     Args:
         workdir: A work directory of bifocals train.
@@ -56,12 +60,16 @@ def evaluate_run(
         nms: none, or the IoU of the non-maximum suppression; what the recipe says where it is not given.
         max_detections: The most of an image that are kept, in place of what the recipe says; 500 for CrowdHuman.
         crowd: Also CrowdHuman's numbers: AP50, log-average miss rate, recall and Jaccard index.
+        voc: Also Pascal VOC's AP at IoU .5, by 11 points and by area, difficult objects left out.
         analysis: Also what AP does not say: areas under precision-recall curves with one kind of error after another
             forgiven (localization, class, background), and before NMS the share of found objects that NMS keeps and
             the rank correlation of score and IoU.
         tta: Multi-scale test: .6, .8, 1, 1.2, 1.4 and 1.6 times the run's own size, merged by one NMS.
+            A segmenter averages .5, .75, 1, 1.25, 1.5 and 1.75 times its size.
         tta_shorts: Short sides in pixels in place of those.
+        tta_scales: Of a segmenter, factors on its own size in place of those.
         tta_flip: Also look at each size mirrored.
+        window_hw: A segmenter looks at overlapping windows of this height and width.
         weights: best or last; the best where there are any.
         device: auto, cpu or cuda.
         precision: Arithmetic of the network.
@@ -73,6 +81,15 @@ def evaluate_run(
     trained = load(workdir, weights)
     experiment = trained.experiment
     output, suppression = output or experiment.output, parse_nms(nms)
+    if experiment.task == "segment":
+        refuse("evaluate", trained, {"nms": nms != "default", "max-detections": max_detections is not None,
+                                     "crowd": crowd, "voc": voc, "analysis": analysis, "tta-shorts": bool(tta_shorts)})
+        return evaluate_segmenter(
+            trained, data_of(trained, data_root), split, output=output, device=parse_device(device),
+            views=parse_map_views(tta, tta_scales, tta_flip, window_hw), precision=precision, batch_size=batch_size,
+            workers=workers, save=save,
+        )
+    refuse("evaluate", trained, {"tta-scales": bool(tta_scales), "window-hw": window_hw is not None})
     annotations = open_split(data_of(trained, data_root), split, classes=trained.classes)
     if crowd:
         crowd_metrics({}, annotations)  # what it cannot work with is said before the network runs
@@ -104,6 +121,11 @@ def evaluate_run(
         rows = {name: crowd_metrics(detections, annotations) for name, (_, detections) in found.rows().items()}
         print(crowd_table(rows))
         record["crowd"] = {name: metrics.to_json() for name, metrics in rows.items()}
+    if voc:
+        judged = {name: voc_metrics(detections, annotations) for name, (_, detections) in found.rows().items()}
+        for name, metrics in judged.items():
+            print(f"{name}: {metrics.summary(annotations.classes)}")
+        record["voc"] = {name: metrics.to_json(annotations.classes) for name, metrics in judged.items()}
     path = save or workdir / f"evaluation-{split}-{output}-{nms}{'' if views is None else '-tta'}.json"
     path.write_text(json.dumps(record, indent=1), encoding="utf8")
     print(f"saved {path}")

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from bifocals.data import Input, open_split
-from bifocals.export import CERTIFICATE, export_onnx
+from bifocals.data import Input, MapInput
+from bifocals.data.map_transforms import scaled_hw
+from bifocals.data.transforms import resized_hw
+from bifocals.export import CERTIFICATE, export_onnx, export_segmenter
 from bifocals.networks import DenseDetector, prune
-from bifocals.train import load
+from bifocals.predict import of_output
+from bifocals.train import Trained, load
+from bifocals.train.task import TASKS
 
 from .options import parse_nms
+
+IMAGES = 6
+"""Pictures that the proof runs on."""
 
 
 def run(argv: list[str]) -> int:
@@ -27,14 +35,16 @@ def export_run(
     out: Path | None = None,
     output: str = "",
     nms: str = "default",
+    argmax: bool = False,
     input_hw: tuple[int, int] | None = None,
     split: Literal["train", "val", "test"] = "val",
     data_root: Annotated[str, tyro.conf.arg(name="data.root")] = "",
     ap_images: int = 100,
     weights: Literal["best", "last"] | None = None,
 ) -> None:
-    """Writes the network, pruned to one output, with decoding and the choice of detections as one ONNX graph, and
-    proves on real images that it computes what the trained network does: certificate.json lies beside the file.
+    """Writes the network, pruned to one output, as one ONNX graph: a detector with decoding and the choice of
+    detections, a segmenter with its logits enlarged to the input. Proves on real images that it computes what the
+    trained network does: certificate.json lies beside the file.
 
     --output one2many writes the NMS twin from the same weights: the run's other output with its NMS inside the graph.
     Its certificate is NAME.certificate.json, so that both proofs fit in one folder.
@@ -45,44 +55,61 @@ def export_run(
         out: The file; WORKDIR/OUTPUT.onnx where none is named.
         output: The output of the network, one2one or one2many; the one for inference where none is named.
         nms: none, or the IoU of the non-maximum suppression; what the recipe says where it is not given.
+        argmax: Of a segmenter: the graph gives the best class of each pixel, a byte, in place of the logits.
         input_hw: Height and width of the graph's input, multiples of 32; by default what the training images need.
         split: The part of the training set that the proof takes its images from.
         data_root: Another folder than the one of the training.
-        ap_images: Images for AP before and after.
+        ap_images: Images for AP, of a segmenter for mIoU, before and after.
         weights: best or last; the best where there are any.
     """
     trained = load(workdir, weights)
     experiment = trained.experiment
     output = output or experiment.output
-    assert isinstance(trained.network, DenseDetector)
-    network = prune(trained.network, output)
-    postprocess = experiment.postprocess[output]
-    suppression = parse_nms(nms)
-    if suppression != "default":
-        postprocess = replace(postprocess, nms=suppression)
-    data = replace(experiment.data, root=data_root) if data_root else experiment.data
-    annotations = open_split(data, split, classes=trained.classes)
     path = out or workdir / f"{output}.onnx"
-    export_onnx(
-        network,
-        path,
-        output=output,
-        postprocess=postprocess,
-        input_hw=input_hw or canvas(experiment.input, network.size_divisor, annotations.sizes_hw.tolist()),
-        images=[annotations.image_path(i) for i in range(min(len(annotations), 6))],
-        classes=trained.classes,
-        annotations=annotations,
-        input=experiment.input,
-        ap_images=ap_images,
-        certificate_name=CERTIFICATE if output == experiment.output else f"{path.stem}.{CERTIFICATE}",
-    )
+    data = replace(experiment.data, root=data_root) if data_root else experiment.data
+    labeled = TASKS[experiment.task].open_split(data, split, classes=trained.classes)
+    divisor = int(getattr(trained.network, "size_divisor", 1))
+    given: dict[str, Any] = {
+        "output": output,
+        "postprocess": of_output(experiment.postprocess, output, "bifocals export"),
+        "input_hw": input_hw or canvas(sizing(experiment.input), divisor, labeled.sizes_hw.tolist()),
+        "images": [labeled.image_path(i) for i in range(min(len(labeled), IMAGES))],
+        "classes": trained.classes,
+        "input": experiment.input,
+        "certificate_name": CERTIFICATE if output == experiment.output else f"{path.stem}.{CERTIFICATE}",
+    }
+    if experiment.task == "segment":
+        if nms != "default":
+            raise ValueError(f"bifocals export expected --nms for a detector, got {nms!r} for the segmenter in {workdir}.")
+        export_segmenter(trained.network, path, argmax=argmax, maps=labeled, miou_images=ap_images, **given)
+    else:
+        if argmax:
+            raise ValueError(f"bifocals export expected --argmax for a segmenter, got it for the detector in {workdir}.")
+        suppression = parse_nms(nms)
+        if suppression != "default":
+            given["postprocess"] = replace(given["postprocess"], nms=suppression)
+        export_onnx(shipped(trained, output), path, annotations=labeled, ap_images=ap_images, **given)
     print(f"exported {path}")
 
 
-def canvas(size: Input, divisor: int, sizes_hw: list[list[int]]) -> tuple[int, int]:
+def shipped(trained: Trained, output: str) -> Any:
+    """The network without what the output does not need."""
+    return prune(trained.network, output) if isinstance(trained.network, DenseDetector) else trained.network
+
+
+def sizing(input: Input | MapInput) -> Callable[[tuple[int, int]], tuple[int, int]]:
+    """From the size of a picture to the one that evaluation gives it."""
+    if isinstance(input, MapInput):
+        return lambda size_hw: scaled_hw(size_hw, input.factor)
+    return lambda size_hw: resized_hw(size_hw, input.short, input.long)
+
+
+def canvas(
+    size: Callable[[tuple[int, int]], tuple[int, int]], divisor: int, sizes_hw: Sequence[Sequence[int]]
+) -> tuple[int, int]:
     """The smallest canvas, in multiples of `divisor`, that holds every image as the evaluation resizes it."""
-    height = width = 0
+    height = width = 1
     for h, w in sizes_hw:
-        scale = min(size.short / min(h, w), size.long / max(h, w))
-        height, width = max(height, round(h * scale)), max(width, round(w * scale))
+        resized = size((h, w))
+        height, width = max(height, resized[0]), max(width, resized[1])
     return -(-height // divisor) * divisor, -(-width // divisor) * divisor

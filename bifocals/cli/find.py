@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import difflib
 import inspect
 import pkgutil
@@ -17,13 +18,15 @@ from bifocals.train import Experiment
 
 
 def recipe_names() -> dict[str, str]:
-    """Our recipes and their first line: modules of `bifocals.recipes` with a function of their own name."""
+    """Our recipes and their first line: modules of `bifocals.recipes` with a function of their own name that can be
+    called without arguments."""
     folder = Path(next(iter(bifocals.recipes.__path__)))
     found = {}
     for module in pkgutil.iter_modules([str(folder)]):
         tree = ast.parse((folder / f"{module.name}.py").read_text(encoding="utf8"))
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef) and node.name == module.name:
+            if (isinstance(node, ast.FunctionDef) and node.name == module.name
+                    and len(node.args.defaults) == len(node.args.args)):
                 found[module.name] = (ast.get_docstring(node) or "").split("\n")[0]
     return found
 
@@ -45,8 +48,9 @@ def parse_call(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The arguments of a recipe, and those of `extra` (name -> type and default), from a command line.
 
-    Every field of a dataclass is a flag, `--optim.lr`; the help comes from the docstrings. Ends the process with exit
-    code 2 and a message for a command line that does not fit.
+    Every field of a dataclass is a flag, `--optim.lr`; the help comes from the docstrings. A dataclass with a name is
+    also chosen by it: `--balance alwa1` is `--balance.name alwa1`. Ends the process with exit code 2 and a message for
+    a command line that does not fit.
     """
     signature, hints = inspect.signature(function), get_type_hints(function, include_extras=True)
     parameters = [
@@ -69,5 +73,15 @@ def parse_call(
     )
     collect.__annotations__ = {p.name: p.annotation for p in parameters}
     collect.__doc__ = function.__doc__
-    values = tyro.cli(collect, args=list(argv), prog=prog)
+    values = tyro.cli(collect, args=[spelled_out(word, signature) for word in argv], prog=prog)
     return {n: values[n] for n in signature.parameters}, {n: values[n] for n in extra}
+
+
+def spelled_out(word: str, signature: inspect.Signature) -> str:
+    """`--balance` -> `--balance.name`, for each argument whose default is a dataclass with a name; others stay."""
+    flag, *value = word.split("=", 1)
+    parameter = signature.parameters.get(flag.removeprefix("--")) if flag.startswith("--") else None
+    if parameter is None or not dataclasses.is_dataclass(parameter.default):
+        return word
+    named = any(f.name == "name" for f in dataclasses.fields(parameter.default))
+    return "=".join([f"{flag}.name", *value]) if named else word

@@ -17,10 +17,15 @@ COMMANDS = {
     "predict": "Find objects in pictures: pictures with boxes, and COCO JSON.",
     "export": "Write a trained run as ONNX, with a certificate of its equality.",
     "check": "Check a data set before training, or a part of your own against its contract.",
+    "inspect": "See what the methods do: which priors answer for the objects of an image, and how much each counts.",
     "nms-recall": "Recall that non-maximum suppression leaves to perfect detections of an annotated set.",
     "cost": "Parameters and multiply-accumulates of a recipe, by part.",
     "demo": "Draw a crowded set, train NMS-free and with NMS, compare: four minutes, no download.",
 }
+
+# Commands whose module is not called like them: a file inspect.py beside this one would hide Python's own `inspect`
+# where this file is run by its path.
+MODULES = {"inspect": "inspecting"}
 
 
 def overview() -> str:
@@ -43,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in COMMANDS:
         print(f"bifocals expected one of the commands {list(COMMANDS)}, got {argv[0]!r}.", file=sys.stderr)
         return 2
-    command = importlib.import_module(f"bifocals.cli.{argv[0].replace('-', '_')}")
+    command = importlib.import_module(f"bifocals.cli.{MODULES.get(argv[0], argv[0].replace('-', '_'))}")
     try:
         return command.run(argv[1:]) or 0
     except (ValueError, TypeError, LookupError, OSError, FloatingPointError) as error:

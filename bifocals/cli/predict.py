@@ -13,6 +13,7 @@ from bifocals.predict import MERGE_NMS, predict
 from bifocals.train import load
 
 from .options import parse_device, parse_nms, parse_views
+from .segmenting import parse_map_views, predict_segmenter, refuse
 
 
 def run(argv: list[str]) -> int:
@@ -29,12 +30,15 @@ def predict_run(
     nms: str = "default",
     tta: bool = False,
     tta_shorts: tuple[int, ...] = (),
+    tta_scales: tuple[float, ...] = (),
     tta_flip: bool = False,
+    window_hw: tuple[int, int] | None = None,
     weights: Literal["best", "last"] | None = None,
     device: str = "auto",
     precision: Literal["fp32", "bf16"] = "fp32",
 ) -> None:
-    """Finds objects in pictures: draws them, and writes results.json (COCO results) and images.json.
+    """Finds objects in pictures: draws them, and writes results.json (COCO results) and images.json. A segmenter paints
+    the class of each pixel over the picture, and writes the label maps.
 
     Args:
         workdir: A work directory of bifocals train.
@@ -44,9 +48,11 @@ def predict_run(
         output: The output of the network, one2one or one2many; the one for inference where none is named.
         nms: none, or the IoU of the non-maximum suppression; what the recipe says where it is not given.
         tta: Look at .6, .8, 1, 1.2, 1.4 and 1.6 times the run's own size, and merge what that gives by an NMS, .6
-            where the output has none.
+            where the output has none. A segmenter averages .5, .75, 1, 1.25, 1.5 and 1.75 times its size.
         tta_shorts: Short sides in pixels in place of those.
+        tta_scales: Of a segmenter, factors on its own size in place of those.
         tta_flip: Also look at each size mirrored.
+        window_hw: A segmenter looks at overlapping windows of this height and width.
         weights: best or last; the best where there are any.
         device: auto, cpu or cuda.
         precision: Arithmetic of the network.
@@ -58,12 +64,19 @@ def predict_run(
     if output not in trained.experiment.postprocess:
         raise ValueError(f"bifocals predict expected an output of {sorted(trained.experiment.postprocess)}, "
                          f"got {output!r}.")
+    folder = out or workdir / "predictions"
+    if trained.experiment.task == "segment":
+        refuse("predict", trained, {"nms": nms != "default", "tta-shorts": bool(tta_shorts)})
+        return predict_segmenter(
+            trained, images, folder, output=output, views=parse_map_views(tta, tta_scales, tta_flip, window_hw),
+            device=parse_device(device), precision=precision,
+        )
+    refuse("predict", trained, {"tta-scales": bool(tta_scales), "window-hw": window_hw is not None})
     postprocess = trained.experiment.postprocess[output]
     suppression = parse_nms(nms)
     if suppression != "default":
         postprocess = replace(postprocess, nms=suppression)
     views = parse_views(trained.experiment.input, tta, tta_shorts, tta_flip)
-    folder = out or workdir / "predictions"
     found = predict(
         trained.network,
         images,

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import UInt8
 from numpy.typing import NDArray
+from torch import Tensor
+
+from bifocals.structures import Target
+
+from .images import read_image
+from .segmentations import decode_masks
 
 
 class PackedStrings(Sequence[str]):
@@ -43,6 +51,17 @@ class PackedStrings(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         return (self[i] for i in range(len(self)))
 
+    def take(self, rows: NDArray[np.int64]) -> PackedStrings:
+        """The strings `rows` in the order given."""
+        view = memoryview(self._data.data)
+        data = b"".join([view[self._offsets[i] : self._offsets[i + 1]] for i in rows])
+        offsets = np.concatenate([[0], np.cumsum(np.diff(self._offsets)[rows])]).astype(np.int64)
+        return PackedStrings(np.frombuffer(data, dtype=np.uint8), offsets)
+
+    def digest(self) -> bytes:
+        """Equal for equal strings."""
+        return hashlib.sha256(self._offsets.tobytes() + self._data.tobytes()).digest()
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PackedStrings) and list(self) == list(other)
 
@@ -63,6 +82,8 @@ class Annotations:
     crowd: regions that count neither as object nor as background. area: square pixels, the file's own where it has one
     (of the mask, in COCO). classes: names. category_ids: the file's id of each class, to write COCO results with.
     upright: whether to follow the EXIF orientation where the annotated size cannot tell (see `images.read_image`).
+    segmentations: the mask of each object as compressed run lengths at `sizes_hw` (COCO's "counts"), empty for one
+    without; None where masks were not asked for. difficult: objects that a detector may find or not (Pascal VOC).
     """
 
     root: Path
@@ -77,6 +98,8 @@ class Annotations:
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     upright: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    segmentations: PackedStrings | None = None
+    difficult: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     def __post_init__(self) -> None:
         images, objects = len(self.image_ids), len(self.boxes)
@@ -84,6 +107,8 @@ class Annotations:
             object.__setattr__(self, "files", PackedStrings.pack(self.files))
         if len(self.upright) != images:
             object.__setattr__(self, "upright", np.zeros(images, dtype=bool))
+        if len(self.difficult) == 0:
+            object.__setattr__(self, "difficult", np.zeros(objects, dtype=bool))
         expected = {
             "files": (len(self.files), images),
             "sizes_hw": (self.sizes_hw.shape, (images, 2)),
@@ -92,6 +117,8 @@ class Annotations:
             "labels": (self.labels.shape, (objects,)),
             "crowd": (self.crowd.shape, (objects,)),
             "area": (self.area.shape, (objects,)),
+            "difficult": (self.difficult.shape, (objects,)),
+            "segmentations": (objects if self.segmentations is None else len(self.segmentations), objects),
             "last offset": (int(self.offsets[-1]), objects),
             "category_ids": (len(self.category_ids), len(self.classes)),
         }
@@ -112,6 +139,30 @@ class Annotations:
         """Boxes, labels and crowd marks of image number `index`: views, not copies."""
         rows = slice(self.offsets[index], self.offsets[index + 1])
         return self.boxes[rows], self.labels[rows], self.crowd[rows]
+
+    def source(self, index: int) -> tuple[UInt8[Tensor, "3 H W"], Target]:
+        """Image number `index` as it is on disk, and its objects, with their masks where there are `segmentations`."""
+        size_hw = (int(self.sizes_hw[index, 0]), int(self.sizes_hw[index, 1]))
+        image = read_image(self.image_path(index), size_hw, bool(self.upright[index]))
+        boxes, labels, crowd = self.objects(index)
+        original_hw = (image.shape[-2], image.shape[-1])
+        masks = None
+        if self.segmentations is not None:
+            masks = decode_masks(self.segmentations[self.offsets[index] : self.offsets[index + 1]], original_hw)
+        target = Target(
+            boxes=torch.from_numpy(boxes.astype(np.float32)),
+            labels=torch.from_numpy(labels.astype(np.int64)),
+            crowd=torch.from_numpy(crowd.astype(bool)),
+            size_hw=original_hw,
+            original_hw=original_hw,
+            image_id=int(self.image_ids[index]),
+            masks=masks,
+        )
+        return image, target
+
+    def without_masks(self) -> Annotations:
+        """The same objects as boxes alone: what is not decoded costs nothing."""
+        return self if self.segmentations is None else replace(self, segmentations=None)
 
     def image_index(self) -> NDArray[np.int64]:
         """[N] number of the image of each object."""
@@ -134,6 +185,8 @@ class Annotations:
             crowd=self.crowd[rows],
             area=self.area[rows],
             upright=self.upright[kept],
+            segmentations=None if self.segmentations is None else self.segmentations.take(rows),
+            difficult=self.difficult[rows],
         )
 
     def fingerprint(self) -> str:
@@ -141,8 +194,12 @@ class Annotations:
         digest = hashlib.sha256("\0".join([*self.files, *self.classes]).encode("utf-8", "surrogatepass"))
         for record in fields(self):
             value = getattr(self, record.name)
+            if record.name == "difficult" and not value.any():
+                continue  # so that sets without them keep the digest they always had
             if isinstance(value, np.ndarray):
                 digest.update(np.ascontiguousarray(value).tobytes())
+        if self.segmentations is not None:
+            digest.update(self.segmentations.digest())
         return digest.hexdigest()
 
     def summary(self) -> str:

@@ -11,20 +11,22 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from .annotations import PackedStrings
 from .defects import Defect, count
 from .draft import Draft, Log, with_defects
 from .file_names import name_problem, stays_inside
 from .images import ImageFacts, ImageProblem, inspect_image, orientation_to_apply, size_text
+from .segmentations import MaskProblem, run_lengths
 
 _OVERHANG = 2.0  # pixels: rounding and half-pixel habits of annotation tools reach this far, mistakes farther
 
 
 def check_draft(draft: Draft, whole: bool = True, log: Log | None = None) -> Draft:
-    """Checks images, then boxes. The result has all sizes, boxes in pixels and clipped to their image.
+    """Checks images, then boxes and masks. The result has all sizes, boxes in pixels and clipped to their image.
 
     `whole` also looks at the end of every image file; else its header alone.
     """
-    return check_boxes(check_images(draft, whole, log))
+    return check_masks(check_boxes(check_images(draft, whole, log)), log)
 
 
 def check_images(draft: Draft, whole: bool = True, log: Log | None = None) -> Draft:
@@ -112,6 +114,41 @@ def check_boxes(draft: Draft) -> Draft:
         np.isnan(annotations.area), (clipped[:, 2] - clipped[:, 0]) * (clipped[:, 3] - clipped[:, 1]), annotations.area
     )
     return with_defects(replace(draft, annotations=replace(annotations, boxes=clipped, area=area)), defects)
+
+
+def check_masks(draft: Draft, log: Log | None = None) -> Draft:
+    """Turns the segmentations of a draft, where it has them, into run lengths of the size of their image.
+
+    Wrong: polygons and run lengths that are none (`run_lengths`), and an object without any, among others that have
+    one. A set without a single segmentation has no masks.
+    """
+    if draft.masks is None:
+        return draft
+    annotations, noun = draft.annotations, draft.noun
+    texts, defects, empty = [], [], 0
+    concerned = {image for defect in draft.defects for image in defect.images}
+    for row, (written, image) in enumerate(zip(draft.masks, annotations.image_index().tolist(), strict=True)):
+        height, width = annotations.sizes_hw[image].tolist()
+        if height == 0 and image in concerned:
+            texts.append("")  # the image itself is a defect already
+            continue
+        try:
+            texts.append(run_lengths(written, (height, width)))
+            if texts[-1] or annotations.crowd[row]:
+                continue
+            empty += 1
+            problem = MaskProblem("expected a segmentation, as others have", written or "nothing")
+        except MaskProblem as found:
+            texts.append("")
+            problem = found
+        record = f"{noun} {draft.records[row]} ({annotations.files[image]})"
+        defects.append(Defect(draft.source(image), record, problem.what, problem.value, (image,)))
+    if texts and empty == len(defects) and not any(texts):
+        return draft
+    if log is not None:
+        log(f"data: masks of {len(texts) - texts.count('')} of {count(len(texts), 'object')}")
+    packed = replace(annotations, segmentations=PackedStrings.pack(texts))
+    return with_defects(replace(draft, annotations=packed), defects)
 
 
 def _rows(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -20,8 +20,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from .annotations import Annotations, pack_annotations
-from .checking import check_boxes
+from .annotations import Annotations, PackedStrings, pack_annotations
+from .checking import check_boxes, check_masks
 from .defects import DataError, Defect, data_error
 from .draft import Draft, Log, apply_policy
 from .file_names import name_problem, relative_name
@@ -47,6 +47,10 @@ class _Annotation(msgspec.Struct, gc=False):
     iscrowd: int | bool | None = 0
 
 
+class _Masked(_Annotation, gc=False):
+    segmentation: msgspec.Raw = msgspec.Raw()
+
+
 class _Category(msgspec.Struct, gc=False):
     id: _Int
     name: str
@@ -66,6 +70,8 @@ class _Parsed:
     boxes: array[float] = field(default_factory=lambda: array("d"))
     areas: array[float] = field(default_factory=lambda: array("d"))
     crowd: bytearray = field(default_factory=bytearray)
+    masks: bytearray = field(default_factory=bytearray)  # as the file writes them, one after the other
+    mask_ends: array[int] = field(default_factory=lambda: array("q", [0]))
     classes: list[_Category] = field(default_factory=list)
     bad: list[tuple[Defect, int]] = field(default_factory=list)
     bad_images: set[int] = field(default_factory=set)
@@ -77,17 +83,19 @@ def load_coco(
     images: Path | str | None = None,
     *,
     classes: Sequence[str] | None = None,
+    masks: bool = False,
     on_defect: Literal["fail", "skip"] = "fail",
     log: Log | None = None,
 ) -> Annotations:
     """Reads `path`; `images` is the folder of its pictures, where None the file's own.
 
-    classes: names of the classes in their order, where None the file's categories sorted by id.
-    Boxes and records are checked, pictures are not opened. Raises `DataError`.
+    classes: names of the classes in their order, where None the file's categories sorted by id. masks: also read the
+    masks of the objects. Boxes, masks and records are checked, pictures are not opened. Raises `DataError`.
     """
     path = Path(path)
     folder = path.parent if images is None else Path(images)
-    draft = check_boxes(read_coco(path, lambda names: folder, root=path.parent, classes=classes, log=log))
+    draft = read_coco(path, lambda names: folder, root=path.parent, classes=classes, masks=masks, log=log)
+    draft = check_masks(check_boxes(draft), log)
     return apply_policy(draft, on_defect, str(path), log)
 
 
@@ -97,14 +105,16 @@ def read_coco(
     *,
     root: Path,
     classes: Sequence[str] | None = None,
+    masks: bool = False,
     log: Log | None = None,
 ) -> Draft:
     """Reads a file into a draft. `find_folder` gets the file names and says which folder they are in.
 
     root: the data set's folder; messages name files as seen from it, and images may lie in it through links.
+    masks: also take the segmentations, as they are written.
     """
     shown = relative_name(path, root)
-    parsed = _parse(path, shown)
+    parsed = _parse(path, shown, masks)
     folder = find_folder(parsed.names)
     image_ids = np.array(parsed.image_ids, dtype=np.int64)
     sizes = np.array(parsed.sizes_hw, dtype=np.int64).reshape(-1, 2)
@@ -153,10 +163,14 @@ def read_coco(
         upright=False,
     )
     allowed = (os.path.realpath(root), os.path.realpath(folder))
-    return Draft(annotations, ids[keep][order], "annotation", shown, "xywh", allowed, tuple(defects))
+    written = None
+    if masks:
+        ends = np.array(parsed.mask_ends, dtype=np.int64)
+        written = PackedStrings(np.frombuffer(parsed.masks, dtype=np.uint8), ends).take(np.flatnonzero(keep)[order])
+    return Draft(annotations, ids[keep][order], "annotation", shown, "xywh", allowed, tuple(defects), masks=written)
 
 
-def _parse(path: Path, shown: str) -> _Parsed:
+def _parse(path: Path, shown: str, masks: bool) -> _Parsed:
     """The columns of a file. Raises `DataError` where it has not the form of COCO."""
     parsed = _Parsed()
 
@@ -169,6 +183,10 @@ def _parse(path: Path, shown: str) -> _Parsed:
                 parsed.boxes.extend(r.bbox)
                 parsed.areas.append(math.nan if r.area is None else r.area)
                 parsed.crowd.append(bool(r.iscrowd))
+            if masks:
+                for r in records:
+                    parsed.masks += r.segmentation
+                    parsed.mask_ends.append(len(parsed.masks))
         elif key == "images":
             for r in records:
                 parsed.names.append(r.file_name)
@@ -194,7 +212,7 @@ def _parse(path: Path, shown: str) -> _Parsed:
         if key == "images" and number is not None:
             parsed.bad_images.add(number)
 
-    kinds = {"images": _Image, "annotations": _Annotation, "categories": _Category}
+    kinds = {"images": _Image, "annotations": _Masked if masks else _Annotation, "categories": _Category}
     try:
         found = read_arrays(path, kinds, take, take_bad)
     except BrokenFile as broken:
@@ -342,7 +360,7 @@ def choose_classes(
 def save_coco(annotations: Annotations, path: Path | str, segmentations: Sequence[Any] | None = None) -> Path:
     """Writes one JSON file; `file_name` is relative to `annotations.root`, where the pictures stay.
 
-    segmentations: of each object, as COCO has them (polygons or RLE), or None.
+    segmentations: of each object, as COCO has them (polygons or RLE); where None the set's own masks, if it has them.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -368,6 +386,9 @@ def save_coco(annotations: Annotations, path: Path | str, segmentations: Sequenc
         }
         if segmentations is not None:
             record["segmentation"] = segmentations[i]
+        elif annotations.segmentations is not None and annotations.segmentations[i]:
+            size_hw = annotations.sizes_hw[owners[i]].tolist()
+            record["segmentation"] = {"size": size_hw, "counts": annotations.segmentations[i]}
         objects.append(record)
     categories = [{"id": i, "name": n} for i, n in zip(annotations.category_ids, annotations.classes, strict=True)]
     content = {"images": images, "annotations": objects, "categories": categories}

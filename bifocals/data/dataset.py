@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -14,8 +15,6 @@ from torch.utils.data import Dataset
 
 from bifocals.structures import Target
 
-from .annotations import Annotations
-from .images import read_image
 from .transforms import Transform
 
 # Domains keep the draws of different purposes apart under one seed.
@@ -23,14 +22,23 @@ _ORDER, _AUGMENTATION = 1, 2
 _MASK = 2**64 - 1
 
 
+class Source(Protocol):
+    """A set of images with their targets as they are on disk: `Annotations`, `LabelMaps`, or one's own."""
+
+    def __len__(self) -> int: ...
+
+    def source(self, index: int) -> tuple[UInt8[Tensor, "3 H W"], Target]:
+        """Image number `index` and its target, before any transform; the same at each call, in any process."""
+
+
 class DetectionDataset(Dataset[tuple[Tensor, Target]]):
-    """Decoded, transformed images with their targets.
+    """Decoded, transformed images with their targets: boxes, masks, or the classes of all pixels.
 
     Keys are pairs (epoch, index); the same pair gives the same sample in any process, at any time.
     For evaluation use epoch 0 and a transform that draws nothing.
     """
 
-    def __init__(self, annotations: Annotations, transform: Transform, seed: int = 0) -> None:
+    def __init__(self, annotations: Source, transform: Transform, seed: int = 0) -> None:
         self.annotations, self.transform, self.seed = annotations, transform, seed
 
     def __len__(self) -> int:
@@ -38,26 +46,9 @@ class DetectionDataset(Dataset[tuple[Tensor, Target]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[UInt8[Tensor, "3 h w"], Target]:
         epoch, index = key
-        image, target = self.source(index)
+        image, target = self.annotations.source(index)
         with seeded(self.seed, epoch, index):
             return self.transform(image, target)
-
-    def source(self, index: int) -> tuple[UInt8[Tensor, "3 H W"], Target]:
-        """The image as it is on disk, and its objects, before any transform."""
-        annotations = self.annotations
-        size_hw = (int(annotations.sizes_hw[index, 0]), int(annotations.sizes_hw[index, 1]))
-        image = read_image(annotations.image_path(index), size_hw, bool(annotations.upright[index]))
-        boxes, labels, crowd = annotations.objects(index)
-        original_hw = (image.shape[-2], image.shape[-1])
-        target = Target(
-            boxes=torch.from_numpy(boxes.astype(np.float32)),
-            labels=torch.from_numpy(labels.astype(np.int64)),
-            crowd=torch.from_numpy(crowd.astype(bool)),
-            size_hw=original_hw,
-            original_hw=original_hw,
-            image_id=int(annotations.image_ids[index]),
-        )
-        return image, target
 
 
 def philox_order(seed: int, epoch: int, num_images: int) -> NDArray[np.int64]:

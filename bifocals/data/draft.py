@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,27 @@ from .defects import Defect, data_error
 Log = Callable[[str], None]
 
 
+class Images(Protocol):
+    """A set of images of which a part is a set again: `Annotations`, `LabelMaps`."""
+
+    def __len__(self) -> int: ...
+
+    def subset(self, indices: NDArray[np.int64]) -> Self: ...
+
+
+ImagesT = TypeVar("ImagesT", bound=Images, covariant=True)
+
+
+class Read(Protocol[ImagesT]):
+    """What was read, in whatever kind of draft, and the defects met."""
+
+    @property
+    def annotations(self) -> ImagesT: ...
+
+    @property
+    def defects(self) -> tuple[Defect, ...]: ...
+
+
 @dataclass(frozen=True, eq=False)
 class Draft:
     """Annotations as written, each object with the record it stands in, and the defects met in reading.
@@ -25,7 +46,7 @@ class Draft:
     records: [N] id or number of the record of each object. noun: what the format calls a record.
     sources: [I] the file with the annotations of each image. written: how the format writes a box.
     allowed: real paths of the folders that images may lie in. overhang: boxes may reach beyond the image, or lie
-    outside of it, and stay as they are.
+    outside of it, and stay as they are. masks: [N] segmentations as written, where they were asked for.
     """
 
     annotations: Annotations
@@ -36,6 +57,7 @@ class Draft:
     allowed: tuple[str, ...]
     defects: tuple[Defect, ...] = ()
     overhang: bool = False
+    masks: PackedStrings | None = None
 
     @property
     def relative(self) -> bool:
@@ -59,8 +81,8 @@ class Draft:
 
 
 def apply_policy(
-    draft: Draft, on_defect: Literal["fail", "skip"], subject: str, log: Log | None = print
-) -> Annotations:
+    draft: Read[ImagesT], on_defect: Literal["fail", "skip"], subject: str, log: Log | None = print
+) -> ImagesT:
     """The annotations, where nothing is wrong or every image concerned can be left out whole.
 
     Raises `DataError` under `fail` with any defect, under `skip` with one that leaves nothing to trust.

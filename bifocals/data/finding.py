@@ -13,10 +13,17 @@ from .voc import images_folder
 from .yolo import YoloFile, read_yaml
 
 Format = Literal["coco", "crowdhuman", "voc", "yolo"]
+MapFormat = Literal["cityscapes", "camvid", "voc-maps", "cocostuff", "label-folder"]
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation", "dev", "minival"),
     "test": ("test", "testing"),
+}
+EXPECTED = {
+    "coco": "annotations/*.json or */_annotations.coco.json",
+    "crowdhuman": "annotation_*.odgt",
+    "voc": "Annotations/*.xml",
+    "yolo": "data.yaml, or images/ and labels/ with classes.txt",
 }
 _OTHER_TASKS = {"captions", "keypoints", "stuff", "panoptic", "info", "unlabeled", "lvis", "results"}
 
@@ -25,7 +32,7 @@ _OTHER_TASKS = {"captions", "keypoints", "stuff", "panoptic", "info", "unlabeled
 class Layout:
     """What was found. splits: each name on disk and the file or folder that says what belongs to it."""
 
-    format: Format
+    format: Format | MapFormat
     reason: str
     splits: Mapping[str, Path]
     yolo: YoloFile | None = None
@@ -33,22 +40,29 @@ class Layout:
 
 def find_layout(root: Path, wanted: Literal["auto"] | Format = "auto") -> Layout:
     """The layout of a folder. Raises ValueError where it has none of them, or more than one and none is wanted."""
+    return only_layout(root, layouts(root, wanted), EXPECTED, wanted)
+
+
+def layouts(root: Path, wanted: Literal["auto"] | Format = "auto") -> dict[str, Layout]:
+    """All formats of detection sets that a folder can be read in. Raises ValueError where it is no folder."""
+    require_folder(root)
+    finders = {"coco": _find_coco, "crowdhuman": _find_crowdhuman, "voc": _find_voc, "yolo": _find_yolo}
+    return {name: layout for name, find in finders.items() if wanted in ("auto", name) and (layout := find(root))}
+
+
+def require_folder(root: Path) -> None:
     if not root.is_dir():
         raise ValueError(f"data.root expected a folder, got {str(root)!r}, which is none.")
-    finders = {"coco": _find_coco, "crowdhuman": _find_crowdhuman, "voc": _find_voc, "yolo": _find_yolo}
-    found = {name: layout for name, find in finders.items() if wanted in ("auto", name) and (layout := find(root))}
+
+
+def only_layout(root: Path, found: Mapping[str, Layout], expected: Mapping[str, str], wanted: str = "auto") -> Layout:
+    """The one layout found; ValueError where there is not just one. expected: what a folder of each format has."""
     if len(found) == 1:
         return next(iter(found.values()))
     if found:
         reasons = "; ".join(f"{name}: {layout.reason}" for name, layout in found.items())
         raise ValueError(f"{root} can be read in {len(found)} formats ({reasons}); choose one with --data.format.")
     entries = ", ".join(sorted(p.name for p in root.iterdir())[:12]) or "nothing"
-    expected = {
-        "coco": "annotations/*.json or */_annotations.coco.json",
-        "crowdhuman": "annotation_*.odgt",
-        "voc": "Annotations/*.xml",
-        "yolo": "data.yaml, or images/ and labels/ with classes.txt",
-    }
     texts = [f"{text} ({name})" for name, text in expected.items() if wanted in ("auto", name)]
     raise ValueError(f"{root} expected {'; or '.join(texts)}, got {entries}.")
 
@@ -154,12 +168,19 @@ def _find_yolo(root: Path) -> Layout | None:
     lists = [root / name for name in ("classes.txt", "labels/classes.txt", "obj.names") if (root / name).is_file()]
     if not lists or not (root / "images").is_dir() or not (root / "labels").is_dir():
         return None
+    if not _has(root / "labels", ".txt") and _has(root / "labels", ".png"):
+        return None  # label maps
     lines = lists[0].read_text(encoding="utf-8-sig").splitlines()
     names = tuple(line.strip() for line in lines if line.strip())
     folders = [p.name for p in sorted((root / "images").iterdir()) if p.is_dir() and split_of(p.name)]
     entries = {name: (f"images/{name}",) for name in folders} or {"train": ("images",)}
     reason = f"images/ and labels/ with {relative_name(lists[0], root)}"
     return Layout("yolo", reason, dict.fromkeys(entries, lists[0]), YoloFile(names, entries))
+
+
+def _has(folder: Path, suffix: str) -> bool:
+    """Whether there is a file of a kind in a folder or in one below it, beside the class list."""
+    return any(path.name != "classes.txt" for pattern in ("*", "*/*") for path in folder.glob(pattern + suffix))
 
 
 def _names_classes(path: Path) -> bool:

@@ -82,9 +82,9 @@ def inspect_image(path: Path | str, whole: bool = True) -> ImageFacts:
     training would stumble over, while its end marker alone would miss broken streams. Of a PNG the checksums are
     compared up to the end chunk. Other formats are decoded. Raises `ImageProblem`.
     """
-    _require_file(path)
+    require_file(path)
     try:
-        with _open(path) as image:
+        with open_picture(path) as image:
             facts = ImageFacts((image.height, image.width), _orientation(image))
             _require_readable_mode(image)
             if whole and image.format == "PNG":
@@ -96,7 +96,7 @@ def inspect_image(path: Path | str, whole: bool = True) -> ImageFacts:
     except ImageProblem:
         raise
     except Exception as error:  # Pillow raises nearly anything on broken files: SyntaxError, struct.error, ...
-        raise ImageProblem("expected a complete, readable picture", _reason(error)) from None
+        raise ImageProblem("expected a complete, readable picture", reason(error)) from None
 
 
 def read_image(
@@ -109,8 +109,8 @@ def read_image(
     Raises `DataError` where the file is no sound picture or has another size.
     """
     try:
-        _require_file(path)
-        with _open(path) as image:
+        require_file(path)
+        with open_picture(path) as image:
             facts = ImageFacts((image.height, image.width), _orientation(image))
             orientation = orientation_to_apply(facts, annotated_hw, upright)
             if orientation is None:
@@ -123,7 +123,7 @@ def read_image(
     except ImageProblem as problem:
         raise DataError(f"{one_line(str(path))}: {one_line(str(problem))}") from None
     except Exception as error:
-        text = f"expected a complete, readable picture, got {_reason(error)}"
+        text = f"expected a complete, readable picture, got {reason(error)}"
         raise DataError(f"{one_line(str(path))}: {text}") from None
 
 
@@ -135,31 +135,33 @@ def _size_expected(size_hw: tuple[int, int]) -> str:
     return f"expected the annotated size {size_text(size_hw)}"
 
 
-def _require_file(path: Path | str) -> None:
+def require_file(path: Path | str) -> None:
+    """Raises `ImageProblem` where `path` is no file with something in it."""
     try:
         facts = os.stat(path)
     except (OSError, ValueError) as error:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
-        raise ImageProblem("expected an image file", "no such file" if missing else _reason(error)) from None
+        raise ImageProblem("expected an image file", "no such file" if missing else reason(error)) from None
     if not stat.S_ISREG(facts.st_mode):  # opening a pipe would wait for ever
         raise ImageProblem("expected an image file", "a folder" if stat.S_ISDIR(facts.st_mode) else "a special file")
     if facts.st_size == 0:
         raise ImageProblem("expected an image file", "0 bytes")
 
 
-def _open(path: Path | str) -> Image.Image:
+def open_picture(path: Path | str, formats: tuple[str, ...] = FORMATS) -> Image.Image:
+    """The file's header read by one of Pillow's decoders `formats`, and no more. Raises `ImageProblem`."""
     limit = min(Image.MAX_IMAGE_PIXELS or _PIXELS, _PIXELS)
     try:
-        image = Image.open(path, formats=FORMATS)
+        image = Image.open(path, formats=formats)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageProblem(f"expected at most {limit} pixels", _reason(error)) from None
+        raise ImageProblem(f"expected at most {limit} pixels", reason(error)) from None
     except UnidentifiedImageError:
         with open(path, "rb") as file:
             start = file.read(48)
         kind = "HTML" if start.lstrip().lower().startswith((b"<!doctype html", b"<html")) else "a file starting with"
-        raise ImageProblem(f"expected a picture ({', '.join(FORMATS)})", f"{kind} {start[:24]!r}") from None
+        raise ImageProblem(f"expected a picture ({', '.join(formats)})", f"{kind} {start[:24]!r}") from None
     except PermissionError as error:
-        raise ImageProblem("expected a readable file", _reason(error)) from None
+        raise ImageProblem("expected a readable file", reason(error)) from None
     if image.width * image.height > limit:
         image.close()
         raise ImageProblem(f"expected at most {limit} pixels", f"{image.width}x{image.height} (a decompression bomb?)")
@@ -193,6 +195,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
+    """What an exception says, on one line."""
     text = str(error.strerror) if isinstance(error, OSError) and error.strerror else str(error)
     return one_line(text or type(error).__name__, 120)

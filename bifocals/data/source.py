@@ -16,10 +16,22 @@ from .coco import coco_classes, read_coco
 from .crowdhuman import read_crowdhuman
 from .dataset import philox_order
 from .defects import DataError, Defect
-from .draft import Draft, Log, apply_policy
+from .draft import Draft, Log, apply_policy, with_defects
 from .file_names import name_problem, relative_name
-from .finding import Format, Layout, choose_split, coco_image_folders, find_layout
-from .voc import images_folder, read_voc, voc_classes
+from .finding import (
+    EXPECTED,
+    Format,
+    Layout,
+    MapFormat,
+    choose_split,
+    coco_image_folders,
+    find_layout,
+    layouts,
+    only_layout,
+)
+from .finding_maps import map_layouts
+from .leaks import find_leaks
+from .voc import images_folder, pictures_of_2007, read_voc, voc_classes
 from .yolo import read_yolo, yolo_images
 
 SplitName = Literal["train", "val", "test"]
@@ -32,8 +44,11 @@ class Data:
 
     root: str = ""
     """Folder of the data set."""
-    format: Literal["auto", "coco", "crowdhuman", "voc", "yolo"] = "auto"
-    """COCO JSON, CrowdHuman odgt, Pascal VOC XML or YOLO txt; auto finds it from the files in the folder."""
+    format: Literal[
+        "auto", "coco", "crowdhuman", "voc", "yolo", "cityscapes", "camvid", "voc-maps", "cocostuff", "label-folder"
+    ] = "auto"
+    """COCO JSON, CrowdHuman odgt, Pascal VOC XML or YOLO txt; for segmentation Cityscapes, CamVid, VOC's label maps,
+    COCO-Stuff or a folder of images and label PNGs; auto finds it from the files in the folder."""
     train: str | None = None
     """Split to train on: its name on disk or an annotation file; found by its name where not given."""
     val: str | None = None
@@ -48,15 +63,22 @@ class Data:
     """Share of the training images held out as val, where the folder has no val split."""
     one_based: bool = False
     """VOC coordinates count from 1, as in the original Pascal VOC; else they are used as they are."""
+    difficult: Literal["leave-out", "keep"] = "leave-out"
+    """VOC objects marked difficult in training: left out of the objects, or kept like any. Evaluation ignores them."""
+    allow_2007: bool = False
+    """Train on pictures named 2007_*, which VOC 2012 has for segmentation: a third of them are in VOC 2007's test."""
     on_defect: Literal["fail", "skip"] = "fail"
     """fail: stop at any defect, listing them all; skip: leave the images concerned out whole, and list them."""
 
     def __post_init__(self) -> None:
-        if self.format not in ("auto", *get_args(Format)):
-            known = ", ".join(get_args(Format))
+        formats = (*get_args(Format), *get_args(MapFormat))
+        if self.format not in ("auto", *formats):
+            known = ", ".join(formats)
             raise ValueError(f"Data expected format to be auto or one of {known}, got {self.format!r}.")
         if self.on_defect not in ("fail", "skip"):
             raise ValueError(f"Data expected on_defect to be fail or skip, got {self.on_defect!r}.")
+        if self.difficult not in ("leave-out", "keep"):
+            raise ValueError(f"Data expected difficult to be leave-out or keep, got {self.difficult!r}.")
         if not 0 <= self.holdout < 1:
             raise ValueError(f"Data expected holdout to be a share from 0 to below 1, got {self.holdout}.")
 
@@ -68,20 +90,25 @@ def open_split(
     *,
     classes: Sequence[str] | None = None,
     whole: bool = True,
+    masks: bool = False,
 ) -> Annotations:
     """Finds format and splits, reads one, checks every record and every image, and applies `data.on_defect`.
 
     classes: names in the order of the labels, to open a set with the classes of a trained model; by default
     `data.classes`, else those of the training split. whole: also make sure that each picture is complete.
-    Prints what it found and why. Raises `DataError` with one line for each defect, ValueError without such a split.
+    masks: also read and check the objects' masks. Prints what it found and why. Raises `DataError` with one line for
+    each defect, ValueError without such a split and for a set without masks where they are asked for.
     """
-    root = _root(data)
-    layout = find_layout(root, data.format)
+    root = data_root(data)
+    layout = detection_layout(data, root)
     if log is not None:
         log(f"data: {root} is {layout.format}: {layout.reason}")
-    draft, name = _read_split(data, layout, root, split, classes, log)
+    draft, name = _read_split(data, layout, root, split, classes, masks, log)
     checked = check_draft(draft, whole, log)
     annotations = apply_policy(checked, data.on_defect, f"{root}, split {name}", log)
+    if masks and annotations.segmentations is None:
+        raise ValueError(f"{root}, split {name}, expected masks of its objects, which a set in COCO JSON can have as "
+                         f"segmentation, got {layout.format} with none in {len(annotations.boxes)} objects.")
     if log is not None:
         log(f"data: {split} = {name}: {annotations.summary()}")
     return annotations
@@ -89,46 +116,66 @@ def open_split(
 
 def has_split(data: Data, split: SplitName) -> bool:
     """Whether `open_split` would find this split."""
-    root = _root(data)
-    layout = find_layout(root, data.format)
+    root = data_root(data)
+    layout = detection_layout(data, root)
     if choose_split(layout, split, getattr(data, split), root) is not None:
         return True
     return split == "val" and data.holdout > 0 and choose_split(layout, "train", data.train, root) is not None
 
 
-def check_dataset(
-    root: str | Path | Data, log: Log | None = None, format: Literal["auto"] | Format = "auto"
+def check_detection_set(
+    root: str | Path | Data, log: Log | None = None, format: Literal["auto"] | Format = "auto", masks: bool = False
 ) -> list[Defect]:
-    """All defects of all splits of a folder; an empty list means that it is sound. Raises ValueError without a set."""
+    """All defects of all splits of a folder; an empty list means that it is sound. Raises ValueError without a set.
+
+    A picture that two splits share is one, too. masks: also look at the masks of objects, where the set has any.
+    """
     data = root if isinstance(root, Data) else Data(root=str(root), format=format)
-    folder = _root(data)
-    layout = find_layout(folder, data.format)
+    folder = data_root(data)
+    layout = detection_layout(data, folder)
     if log is not None:
         log(f"data: {folder} is {layout.format}: {layout.reason}")
     defects: list[Defect] = []
+    found: dict[str, Annotations] = {}
     for split in ("train", "val", "test"):
         if choose_split(layout, split, getattr(data, split), folder) is None:
             continue
         try:
-            draft, name = _read_split(data, layout, folder, split, None, log)
+            draft, name = _read_split(data, layout, folder, split, None, masks, log)
             draft = check_draft(draft, log=log)
         except DataError as error:
             defects += error.defects or [Defect(str(folder), f"split {split}", str(error), "it", fatal=True)]
             continue
         defects += draft.defects
+        found[split] = draft.annotations
         if log is not None:
             log(f"data: {split} = {name}: {draft.annotations.summary()}")
-    return list(dict.fromkeys(defects))
+    return [*dict.fromkeys(defects), *find_leaks(found, folder)]
 
 
-def _root(data: Data) -> Path:
+def detection_layout(data: Data, root: Path) -> Layout:
+    """The layout of a detection set. Raises ValueError where the folder is none, also where it holds label maps."""
+    for wanted in get_args(Format):
+        if data.format == wanted:
+            return find_layout(root, wanted)
+    found = layouts(root) if data.format == "auto" else {}
+    maps = {} if found else map_layouts(root)
+    if maps:
+        reasons = "; ".join(f"{name}: {layout.reason}" for name, layout in maps.items())
+        raise ValueError(f"{root} expected objects to detect, got label maps for segmentation ({reasons}).")
+    return only_layout(root, found, EXPECTED)
+
+
+def data_root(data: Data) -> Path:
+    """The folder of a data set. Raises ValueError where none is given."""
     if not data.root:
         raise ValueError("Data expected the folder of a data set as root, got none; give it with --data.root.")
     return Path(data.root).expanduser()
 
 
 def _read_split(
-    data: Data, layout: Layout, root: Path, split: SplitName, classes: Sequence[str] | None, log: Log | None
+    data: Data, layout: Layout, root: Path, split: SplitName, classes: Sequence[str] | None, masks: bool,
+    log: Log | None,
 ) -> tuple[Draft, str]:
     chosen = choose_split(layout, split, getattr(data, split), root)
     held_out = split in ("train", "val") and data.holdout > 0 and choose_split(layout, "val", data.val, root) is None
@@ -142,7 +189,8 @@ def _read_split(
     names = classes or data.classes or _training_classes(data, layout, root, split, held_out)
     if layout.format == "coco":
         draft = read_coco(
-            file, lambda files: _image_folder(data, root, file, name, files, log), root=root, classes=names, log=log
+            file, lambda files: _image_folder(data, root, file, name, files, log), root=root, classes=names,
+            masks=masks, log=log,
         )
     elif layout.format == "crowdhuman":
         draft = read_crowdhuman(file, _given(data, root), root=root, classes=names, log=log)
@@ -155,8 +203,13 @@ def _read_split(
     if layout.format != "coco" and log is not None:
         listed = ", ".join(f"{label} {name}" for label, name in enumerate(draft.annotations.classes))
         log(f"data: labels: {listed}")
+    if split == "train" and layout.format == "voc" and not data.allow_2007:
+        draft = with_defects(draft, pictures_of_2007(draft))
     if held_out:
         draft = _hold_out(draft, data.holdout, split, log)
+    if split == "train" and data.difficult == "keep":
+        crowd = draft.annotations.crowd & ~draft.annotations.difficult
+        draft = replace(draft, annotations=replace(draft.annotations, crowd=crowd))
     return draft, name
 
 
@@ -237,5 +290,6 @@ def _hold_out(draft: Draft, share: float, split: str, log: Log | None) -> Draft:
     if log is not None:
         log(f"data: no val split: {cut} of {num} training images are held out as val")
     return replace(
-        draft, annotations=draft.annotations.subset(kept), records=draft.records[rows], sources=sources, defects=defects
+        draft, annotations=draft.annotations.subset(kept), records=draft.records[rows], sources=sources,
+        defects=defects, masks=None if draft.masks is None else draft.masks.take(np.flatnonzero(rows)),
     )

@@ -8,8 +8,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from bifocals.structures import Batch, Target
 
-from .annotations import Annotations
-from .dataset import DetectionDataset, philox_order
+from .dataset import DetectionDataset, Source, philox_order
 from .defects import DataError
 from .transforms import Transform
 
@@ -33,7 +34,7 @@ def collate(samples: Sequence[Sample], divisor: int = 32) -> Batch:
 
 
 def train_stream(
-    annotations: Annotations,
+    annotations: Source,
     transform: Transform,
     *,
     batch_size: int,
@@ -64,7 +65,7 @@ def train_stream(
 
 
 def eval_stream(
-    annotations: Annotations,
+    annotations: Source,
     transform: Transform,
     *,
     batch_size: int,
@@ -147,15 +148,31 @@ class _Packed:
     boxes: np.ndarray
     labels: np.ndarray
     crowd: np.ndarray
-    facts: list[tuple[tuple[int, int], tuple[int, int], int]]
+    facts: list[dict[str, Any]]
+    masks: Tensor | None = None
+    semantic: Tensor | None = None
+    semantic_hw: Sequence[tuple[int, ...]] = ()  # in evaluation labels keep their own size, images do not
 
     def pin_memory(self) -> _Packed:
-        return _Packed(self.images.pin_memory(), self.counts, self.boxes, self.labels, self.crowd, self.facts)
+        masks, semantic = (None if map is None else map.pin_memory() for map in (self.masks, self.semantic))
+        return replace(self, images=self.images.pin_memory(), masks=masks, semantic=semantic)
 
     def unpack(self) -> Batch:
         parts = (torch.from_numpy(array).split(self.counts) for array in (self.boxes, self.labels, self.crowd))
-        rows = zip(*parts, self.facts, strict=True)
-        return Batch(self.images, tuple(Target(boxes, labels, crowd, *facts) for boxes, labels, crowd, facts in rows))
+        sizes = [facts["size_hw"] for facts in self.facts]
+        masks = _views(self.masks, [(count, *size_hw) for count, size_hw in zip(self.counts, sizes, strict=True)])
+        semantic = [None] * len(sizes) if self.semantic is None else _views(self.semantic, self.semantic_hw)
+        rows = zip(*parts, self.facts, masks, semantic, strict=True)
+        return Batch(self.images, tuple(
+            Target(boxes, labels, crowd, **facts, masks=m, semantic=s) for boxes, labels, crowd, facts, m, s in rows
+        ))
+
+
+def _views(flat: Tensor | None, shapes: Sequence[tuple[int, ...]]) -> Sequence[Tensor | None]:
+    """The maps of each image, which share the memory that the worker wrote."""
+    if flat is None:
+        return [None] * len(shapes)
+    return [part.view(shape) for part, shape in zip(flat.split([prod(s) for s in shapes]), shapes, strict=True)]
 
 
 class _Guarded(Dataset[Sample | DataError]):
@@ -184,21 +201,40 @@ def _collate_packed(found: Sequence[Sample | DataError], divisor: int) -> _Packe
         boxes=torch.cat([t.boxes for t in targets]).numpy(),
         labels=torch.cat([t.labels for t in targets]).numpy(),
         crowd=torch.cat([t.crowd for t in targets]).numpy(),
-        facts=[(t.size_hw, t.original_hw, t.image_id) for t in targets],
+        facts=[{name: getattr(t, name) for name in ("size_hw", "original_hw", "image_id")} for t in targets],
+        masks=_flat([t.masks for t in targets]),
+        semantic=_flat([t.semantic for t in targets]),
+        semantic_hw=[tuple(t.semantic.shape) for t in targets if t.semantic is not None],
     )
+
+
+def _flat(maps: Sequence[Tensor | None]) -> Tensor | None:
+    """All maps of a batch one after the other; None where the task has none."""
+    real = [map for map in maps if map is not None]
+    if not real:
+        return None
+    assert len(real) == len(maps), "a source gives all of its images maps or none"
+    flat = _shared_empty((sum(map.numel() for map in real),))
+    for part, map in zip(flat.split([map.numel() for map in real]), real, strict=True):
+        part.view(map.shape).copy_(map)
+    return flat
 
 
 def _pad(images: Sequence[UInt8[Tensor, "3 _ _"]], divisor: int) -> UInt8[Tensor, "B 3 H W"]:
     height, width = (-(-max(image.shape[axis] for image in images) // divisor) * divisor for axis in (1, 2))
     shape = (len(images), 3, height, width)
-    if torch.utils.data.get_worker_info() is None:
-        canvas = torch.zeros(shape, dtype=torch.uint8)
-    else:  # written where the main process will read it, which saves a copy
-        storage = torch.UntypedStorage._new_shared(int(np.prod(shape)))
-        canvas = torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape).zero_()  # type: ignore[call-overload]
+    canvas = _shared_empty(shape).zero_()
     for slot, image in zip(canvas, images, strict=True):
         slot[:, : image.shape[1], : image.shape[2]] = image
     return canvas
+
+
+def _shared_empty(shape: tuple[int, ...]) -> UInt8[Tensor, "..."]:
+    """Bytes; in a worker where the main process will read them, which saves a copy."""
+    if torch.utils.data.get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    storage = torch.UntypedStorage._new_shared(prod(shape))
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload]
 
 
 def _stream(

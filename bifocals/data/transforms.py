@@ -112,6 +112,8 @@ class ResizeShort(v2.Transform):
         return {"size": resized_hw((height, width), self.shorts[index], self.long)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if isinstance(inpt, tv_tensors.Mask):
+            return _resize_map(inpt, params["size"])
         return self._call_kernel(F.resize, inpt, list(params["size"]), antialias=True)
 
 
@@ -143,7 +145,10 @@ class _Applied:
     def __call__(self, image: UInt8[Tensor, "3 H W"], target: Target) -> tuple[UInt8[Tensor, "3 h w"], Target]:
         size_hw = (image.shape[-2], image.shape[-1])
         boxes = tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=size_hw)
-        image, boxes = self.transform(tv_tensors.Image(image), boxes)
+        # Maps of pixels follow the image; the draws depend on the image alone, so that they change nothing else.
+        given = {name: getattr(target, name) for name in ("masks", "semantic") if getattr(target, name) is not None}
+        image, boxes, *maps = self.transform(tv_tensors.Image(image), boxes, *map(tv_tensors.Mask, given.values()))
+        found = {name: map.as_subclass(Tensor) for name, map in zip(given, maps, strict=True)}
         size_hw = (image.shape[-2], image.shape[-1])
         image, plain = image.as_subclass(Tensor), boxes.as_subclass(Tensor)
         plain = clip_boxes(plain, size_hw)  # rounding puts some a hair outside
@@ -151,7 +156,19 @@ class _Applied:
         if self.sanitize:
             keep = ((plain[:, 2:] - plain[:, :2]) >= 1).all(dim=1)
             plain, labels, crowd = plain[keep], labels[keep], crowd[keep]
-        return image, replace(target, boxes=plain, labels=labels, crowd=crowd, size_hw=size_hw)
+            if "masks" in found:
+                found["masks"] = found["masks"][keep]
+        return image, replace(target, boxes=plain, labels=labels, crowd=crowd, size_hw=size_hw, **found)
+
+
+def _resize_map(map: tv_tensors.Mask, size_hw: tuple[int, int]) -> tv_tensors.Mask:
+    """Each pixel takes the value of the source pixel that its center lies in.
+
+    Not v2's own `nearest`, which looks at corners: maps would lie up to half a source pixel beside the image.
+    """
+    planes = map.as_subclass(Tensor).reshape(-1, *map.shape[-2:])
+    resized = F.resize_image(planes, list(size_hw), interpolation=v2.InterpolationMode.NEAREST_EXACT)
+    return tv_tensors.wrap(resized.reshape(*map.shape[:-2], *size_hw), like=map)
 
 
 def _size_hw(flat_inputs: list[Any]) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import re
 import shutil
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from xml.etree.ElementTree import Element, ElementTree, ParseError, SubElement, indent
@@ -27,6 +27,7 @@ from .file_names import image_files, name_problem, relative_name, stays_inside
 
 _LARGEST = 16 * 1024 * 1024  # bytes of one XML file
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?(nan|inf(inity)?)", re.IGNORECASE)
+_FROM_2007 = re.compile(r"2007_\d{6}")
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -54,7 +55,7 @@ def load_voc(
     """Reads Annotations/*.xml with JPEGImages/*; `split` names a list in ImageSets/Main, None takes all files.
 
     classes: names in their order, where None those of the split, sorted. one_based: xmin and ymin count from 1, as in
-    the original VOC; else coordinates are used as they are. Objects marked difficult become crowd.
+    the original VOC; else coordinates are used as they are. Objects marked difficult become crowd as well.
     Boxes, records and the headers of the pictures are checked. Raises `DataError`.
     """
     root = Path(root)
@@ -90,7 +91,7 @@ def read_voc(
     files: list[str] = []
     sources: list[str] = []
     sizes: list[tuple[int, int]] = []
-    for name, defect in _names(folder, names_file, root):
+    for name, defect in listed_names(folder, names_file, root):
         index = len(files)
         xml = folder / f"{name}.xml"
         source = relative_name(xml, root)
@@ -135,15 +136,30 @@ def read_voc(
         range(1, len(chosen) + 1),
         upright=False,
     )
+    annotations = replace(annotations, difficult=annotations.crowd)
     records = np.array(parsed.records, dtype=np.int64)[keep][order]
     return Draft(annotations, records, "object", PackedStrings.pack(sources), "xyxy", allowed, tuple(parsed.defects))
+
+
+def pictures_of_2007(draft: Draft) -> list[Defect]:
+    """The pictures of VOC 2007 that VOC 2012 holds for segmentation under their old year, as one line.
+
+    632 of them are in its lists for that, 210 of which are in the test set of VOC 2007; its lists for detection have
+    none. Other sets number their pictures in other ways.
+    """
+    rows = [i for i, name in enumerate(draft.annotations.files) if _FROM_2007.fullmatch(os.path.splitext(name)[0])]
+    if not rows:
+        return []
+    more = f" and {len(rows) - 1} more" if len(rows) > 1 else ""
+    what = "expected no picture of VOC 2007 in training, whose test set has some (--data.allow-2007 takes them)"
+    return [Defect(draft.source(rows[0]), "image", what, f"{draft.annotations.files[rows[0]]}{more}", tuple(rows))]
 
 
 def voc_classes(folder: Path, names_file: Path | None, root: Path) -> tuple[str, ...]:
     """The class names that occur in a split, sorted. Files that cannot be read are passed over."""
     found: set[str] = set()
     allowed = (os.path.realpath(root),)
-    for name, defect in _names(folder, names_file, root):
+    for name, defect in listed_names(folder, names_file, root):
         tree = None if defect is not None else _tree(folder / f"{name}.xml", "", allowed)[0]
         if tree is not None:
             found.update((o.findtext("name") or "").strip() for o in tree.iter("object"))
@@ -172,10 +188,11 @@ def save_voc(annotations: Annotations, root: Path | str, split: str = "train", c
         height, width = annotations.sizes_hw[i].tolist()
         for tag, value in (("width", width), ("height", height), ("depth", 3)):
             SubElement(size, tag).text = str(value)
-        for box, label, crowd in zip(*annotations.objects(i), strict=True):
+        rows = slice(annotations.offsets[i], annotations.offsets[i + 1])
+        for box, label, crowd, difficult in zip(*annotations.objects(i), annotations.difficult[rows], strict=True):
             item = SubElement(top, "object")
             SubElement(item, "name").text = annotations.classes[int(label)]
-            SubElement(item, "difficult").text = str(int(crowd))
+            SubElement(item, "difficult").text = str(int(crowd or difficult))
             corners = SubElement(item, "bndbox")
             for tag, value in zip(_CORNERS, box.tolist(), strict=True):
                 SubElement(corners, tag).text = f"{value:.17g}"
@@ -187,7 +204,7 @@ def save_voc(annotations: Annotations, root: Path | str, split: str = "train", c
     return root
 
 
-def _names(folder: Path, names_file: Path | None, root: Path) -> list[tuple[str, Defect | None]]:
+def listed_names(folder: Path, names_file: Path | None, root: Path) -> list[tuple[str, Defect | None]]:
     """The names of a split, each with what is wrong with it. Raises `DataError` where the list cannot be read."""
     if names_file is None:
         return [(Path(name).stem, None) for name in sorted(os.listdir(folder)) if name.lower().endswith(".xml")]

@@ -9,12 +9,13 @@ Letters: I images, N objects, D detections, C classes, T the 10 IoU thresholds, 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from hotcoco import COCO, COCOeval
+from hotcoco import mask as coco_mask
 from jaxtyping import Bool, Float, Int
 
 from bifocals.data import Annotations
@@ -109,6 +110,11 @@ def coco_average_precision(
     """
     evaluation = coco_evaluation(num_images, num_classes, object_image, object_boxes, object_labels, object_crowd,
                                  object_area, found_image, found_boxes, found_labels, found_scores)
+    return average_precision_of(evaluation, num_classes, max_detections)
+
+
+def average_precision_of(evaluation: COCOeval, num_classes: int, max_detections: int = 100) -> AveragePrecision:
+    """Runs an evaluation and reads its numbers."""
     if max_detections != 100:
         evaluation.params.max_dets = [1, 10, max_detections]
     evaluation.evaluate()
@@ -146,16 +152,28 @@ def coco_evaluation(
     found_boxes: Float[np.ndarray, "D 4"],
     found_labels: Int[np.ndarray, "D"],
     found_scores: Float[np.ndarray, "D"],
+    object_masks: Sequence[dict[str, Any]] | None = None,
+    found_masks: Sequence[dict[str, Any]] | None = None,
 ) -> COCOeval:
-    """hotcoco's evaluation of flat arrays, as `coco_average_precision` takes them, before it has run."""
+    """hotcoco's evaluation of flat arrays, as `coco_average_precision` takes them, before it has run.
+
+    object_masks, found_masks: run lengths of each, {size, counts}, to compare masks in place of boxes.
+    """
     truth = COCO.from_arrays(
         [{"id": i, "height": 0, "width": 0, "file_name": ""} for i in range(num_images)],
         [{"id": c, "name": str(c)} for c in range(num_classes)],
         object_image, object_labels, xywh(object_boxes),
         ids=np.arange(1, len(object_image) + 1), area=object_area.astype(np.float64), iscrowd=object_crowd,
+        segmentation=None if object_masks is None else list(object_masks),
     )
     results = np.column_stack([found_image, xywh(found_boxes), found_scores, found_labels]).astype(np.float64)
-    return COCOeval(truth, truth.load_res(results), "bbox")
+    if found_masks is None:
+        return COCOeval(truth, truth.load_res(results), "bbox")
+    found = truth.load_res(results, segmentation=list(found_masks))
+    if found_masks:  # else a detection's area would be the one of its box
+        areas = coco_mask.area(list(found_masks))
+        found.update_anns(ids=np.arange(1, len(found_masks) + 1), area=areas.astype(np.float64))
+    return COCOeval(truth, found, "segm")
 
 
 def _mean(values: np.ndarray) -> float:

@@ -23,6 +23,7 @@ from bifocals.structures import Detections, Target, rank, world_size
 from .analysis import Analysis, Analyzer
 from .average_precision import AveragePrecision, average_precision
 from .duplicates import duplicate_rate
+from .mask_ap import bare, mask_average_precision, masks_of
 from .trust import Trust, trust_in
 
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
@@ -55,7 +56,8 @@ class Evaluation:
     times, how, in words. analysis: what AP does not say, where that was asked for.
     duplicate_rate: see the function of that name. max_detections: the most of an image that were kept.
     images_per_second: of all processes together, under the conditions of `protocol`; NaN for a set of a single batch.
-    detections: of each image id, on the CPU.
+    detections: of each image id, on the CPU, without masks. masks: COCO AP of the masks, where the annotations and the
+    detections have any.
     """
 
     result: AveragePrecision
@@ -73,6 +75,7 @@ class Evaluation:
     images_per_second: float
     protocol: str
     detections: Mapping[int, Detections]
+    masks: AveragePrecision | None = None
 
     metric = "AP"
 
@@ -118,6 +121,7 @@ class Evaluation:
             "compared_nms": None if self.suppressed is None else self.suppressed.nms,
             "other": None if other is None else {"output": other.output, "nms": other.nms,
                                                  **other.result.to_json(self.classes)},
+            "masks": None if self.masks is None else self.masks.to_json(self.classes),
             "duplicate_rate": self.duplicate_rate,
             "trust": None if self.trust is None else self.trust.to_json(),
             "views": self.views,
@@ -131,6 +135,8 @@ class Evaluation:
         text = ", ".join(f"{name} {self.stats[name]:.4f}" for name in ("AP", "AP50", "AP75"))
         if self.with_nms is not None:
             text += f"; AP with NMS {self.with_nms.stats['AP']:.4f}"
+        if self.masks is not None:
+            text += f"; AP of masks {self.masks.ap:.4f}"
         return f"{text}; duplicate rate {self.duplicate_rate:.4f}"
 
     def summary(self) -> str:
@@ -140,6 +146,8 @@ class Evaluation:
         if self.views is not None:
             lines += wrap(self.views, WIDTH, subsequent_indent="  ")
         rows = {f"AP {name}": result for name, (result, _) in self.rows().items()}
+        if self.masks is not None:
+            rows["AP of masks"] = self.masks
         width = max(map(len, rows))
         most = ap_detections(self.max_detections)
         heads = [f"AR{most}" if name == "AR100" else name for name in self.stats]
@@ -177,7 +185,7 @@ def evaluate(
     batch_size: int = 1,
     workers: int = 0,
 ) -> Evaluation:
-    """COCO AP of an output, and whether it does without NMS.
+    """COCO AP of an output, and whether it does without NMS; of its masks too, where it and the annotations have them.
 
     transform: the one of evaluation, without random parts. postprocess: of each output, by name. nms: an IoU, None for
     none, or "default" for what the output's postprocess says. max_detections: of an image, in place of what the
@@ -213,12 +221,13 @@ def evaluate(
             looks["other"] = (other, _limited(postprocess[other], max_detections))
     transforms = (transform,) if views is None else views.transforms
     streams = [
-        eval_stream(annotations, look, batch_size=batch_size, workers=-(-workers // len(transforms)), rank=rank(),
-                    world_size=world_size(), divisor=int(getattr(network, "size_divisor", 1)))
+        eval_stream(annotations.without_masks(), look, batch_size=batch_size, workers=-(-workers // len(transforms)),
+                    rank=rank(), world_size=world_size(), divisor=int(getattr(network, "size_divisor", 1)))
         for look in transforms
     ]  # the same images in the same batches, each time in another size
     analyzer = Analyzer(chosen, annotations) if analysis else None
     found: dict[str, dict[int, Detections]] = {name: {} for name in looks}
+    masks: dict[int, list[str]] = {}
     clock = _Clock()
     whole = "other" in looks
     with inference(_Whole(network) if whole else network, "all" if whole else output, device, precision) as forward:
@@ -233,20 +242,25 @@ def evaluate(
             outputs = seen_by_network if whole else {output: seen_by_network}
             detections = [d.cpu() for d in chosen(outputs[output], batch.targets)]
             clock.stop(len(detections))
-            found["chosen"].update(zip(batch.image_ids, detections, strict=True))
+            if annotations.segmentations is not None:
+                masks.update(masks_of(detections, batch.targets))
+            found["chosen"].update(zip(batch.image_ids, map(bare, detections), strict=True))
             for name, (source, choose) in looks.items():
                 if name != "chosen":
                     again = [d.cpu() for d in choose(outputs[source], batch.targets)]
-                    found[name].update(zip(batch.image_ids, again, strict=True))
+                    found[name].update(zip(batch.image_ids, map(bare, again), strict=True))
             if analyzer is not None:
                 analyzer.look(outputs[output], batch)
     used = next((p.device for p in network.parameters()), torch.device("cpu"))
     # Ranks may stop at different times: their rates add up, their seconds do not.
-    gathered = _gather((found, clock.rate(), {} if analyzer is None else analyzer.looks))
-    found = {name: {i: d for part, _, _ in gathered for i, d in part[name].items()} for name in looks}
-    assert len(found["chosen"]) == len(annotations) == sum(len(part["chosen"]) for part, _, _ in gathered), "each once"
+    gathered = _gather((found, clock.rate(), {} if analyzer is None else analyzer.looks, masks))
+    found = {name: {i: d for part, *_ in gathered for i, d in part[name].items()} for name in looks}
+    assert len(found["chosen"]) == len(annotations) == sum(len(part["chosen"]) for part, *_ in gathered), "each once"
+    masks = {i: drawn for *_, part in gathered for i, drawn in part.items()}
     limit = ap_detections(chosen.max_detections)
     result = {name: average_precision(of_look, annotations, max_detections=limit) for name, of_look in found.items()}
+    if masks:
+        result["masks"] = mask_average_precision(found["chosen"], annotations, masks=masks, max_detections=limit)
 
     def compared(name: str) -> Compared | None:
         if name not in looks:
@@ -269,7 +283,7 @@ def evaluate(
         trust=judged,
         views=seen,
         analysis=None if analyzer is None else analyzer.result(
-            {i: look for _, _, part in gathered for i, look in part.items()}, found["chosen"], limit
+            {i: look for _, _, part, _ in gathered for i, look in part.items()}, found["chosen"], limit
         ),
         duplicate_rate=duplicate_rate(found["chosen"], annotations),
         output=output,
@@ -277,9 +291,10 @@ def evaluate(
         max_detections=chosen.max_detections,
         num_images=len(annotations),
         classes=annotations.classes,
-        images_per_second=sum(rate for _, rate, _ in gathered),
+        images_per_second=sum(rate for _, rate, *_ in gathered),
         protocol=_protocol(used, precision, batch_size, getattr(network, "outputs", ())),
         detections=found["chosen"],
+        masks=result.get("masks"),
     )
 
 
@@ -323,8 +338,8 @@ class _Whole(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, images: Tensor) -> dict[str, Any]:
-        return {"all": self.network(images)}
+    def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> dict[str, Any]:
+        return {"all": self.network(images, targets)}
 
 
 class _Clock:

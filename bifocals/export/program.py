@@ -29,12 +29,16 @@ class Program(nn.Module):
 
     def __init__(self, network: nn.Module, output: str, postprocess: Postprocess) -> None:
         super().__init__()
-        self.network = prune(network, output)  # type: ignore[arg-type]  # any network with named outputs
+        self.network = prune(network, output)
         self.output = output
         self.postprocess = postprocess
 
     @property
-    def has_nms(self) -> bool:
+    def output_names(self) -> tuple[str, ...]:
+        return ("boxes", "scores", "labels")
+
+    @property
+    def takes_size(self) -> bool:
         return self.postprocess.nms is not None
 
     def forward(

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from bifocals.structures import Matched, Normalizer
 
+from .entries import counted_pairs
+from .factors import PairFactors
+
 
 @dataclass(frozen=True)
 class Focal:
@@ -40,6 +43,11 @@ class Focal:
             background = background * matched.counted[..., None]
             correction = correction * matched.counted[matched.matches.image, matched.matches.prior]
         return ((1 - self.alpha) * background.sum() + correction.sum()) / matched.normalizer(self.normalizer)
+
+    def pair_factors(self, matched: Matched, copies: int = 1) -> PairFactors:
+        """alpha * (1 - p)^gamma of each pair; in training the gradient also goes through this factor."""
+        mine = counted_pairs(matched, matched.first_of_class)
+        return PairFactors({"focal": self.alpha * (1 - matched.probability.detach()) ** self.gamma * mine})
 
     def _surprise(self, logits: Tensor) -> Tensor:
         """p^gamma * -log(1 - p): what a logit costs where there is no object; the negated one, where there is."""

@@ -20,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from bifocals.structures import Matched, sum_over_ranks, world_size
 
 from .entries import counted_pairs, entry_index
+from .factors import PairFactors
 
 BinNorm = Literal["nonempty", "all"]
 FirstVisit = Literal["count", "zero"]
@@ -60,9 +61,20 @@ class GradientDensity(nn.Module):
         self.reduced = reduced
         self.register_buffer("counts", torch.zeros(bins))
 
-    @torch.no_grad()
     def forward(self, counts: Int64[Tensor, "K"]) -> tuple[Float[Tensor, "K"], Float[Tensor, ""]]:
         """Weight of an element of each bin (0 for an empty one), and what to divide the weighted sum by."""
+        weights, divisor, smooth = self._weigh(counts)
+        if self.training and self.momentum > 0:
+            self.counts.copy_(smooth)
+        return weights, divisor
+
+    def peek(self, counts: Int64[Tensor, "K"]) -> Float[Tensor, "K"]:
+        """The weights that `forward` would give; the state stays as it is."""
+        return self._weigh(counts)[0]
+
+    @torch.no_grad()
+    def _weigh(self, counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights, divisor and smoothed counts."""
         if self.reduced:
             counts = sum_over_ranks(counts)
         ranks = world_size() if self.reduced else 1
@@ -70,7 +82,7 @@ class GradientDensity(nn.Module):
         total, occupied = now.sum().clamp(min=1), counts > 0
         smooth = self._smooth(now, occupied)
         number = occupied.sum().clamp(min=1) if self.bin_norm == "nonempty" else self.bins
-        return torch.where(occupied, total / smooth, 0) / number, total / ranks
+        return torch.where(occupied, total / smooth, 0) / number, total / ranks, smooth
 
     def _smooth(self, now: Tensor, occupied: Tensor) -> Tensor:
         if self.momentum == 0:
@@ -80,8 +92,7 @@ class GradientDensity(nn.Module):
         mixed = self.momentum * self.counts + (1 - self.momentum) * now
         if self.first_visit == "count":
             mixed = torch.where(self.counts > 0, mixed, now)
-        self.counts.copy_(torch.where(occupied, mixed, self.counts))
-        return self.counts.clone()
+        return torch.where(occupied, mixed, self.counts)
 
 
 def harmonized(
@@ -97,19 +108,11 @@ def harmonized(
     such pair. negative: a factor of each prior for its logits of the classes that it answers for no object of. Ignored
     priors neither count in the bins nor cost. No weight carries gradient.
     """
-    logits = matched.output.logits.reshape(-1)
-    num_bins, num_classes = density.bins, matched.output.num_classes
+    logits, num_classes = matched.output.logits.reshape(-1), matched.output.num_classes
     with torch.no_grad():
-        # As in focal.py all elements are background first: the bin of p is the bin of g = |p - 0|.
-        probability = logits.sigmoid()
-        bins = (probability * num_bins).to(torch.int32).clamp_(0, num_bins - 1)
-        if matched.counted is not None:  # ignored ones have a bin of their own, without weight
-            bins.view(-1, num_classes).masked_fill_(~matched.counted.reshape(-1, 1), num_bins)
-        counts = bins.bincount(minlength=num_bins + 1)
         entries, mine = entry_index(matched), counted_pairs(matched, mine)
-        own_bins = ((1 - probability[entries]) * num_bins).long().clamp_(0, num_bins - 1)
-        counts.index_add_(0, bins[entries].long(), -mine.long()).index_add_(0, own_bins, mine.long())
-        beta, total = density(counts[:num_bins])
+        probability, bins, own_bins, counts = _histogram(matched, density.bins, entries, mine)
+        beta, total = density(counts)
         weight = torch.cat([beta, beta.new_zeros(1)]).to(logits.dtype).index_select(0, bins)
         weight[entries] = 0
         if negative is not None:
@@ -118,6 +121,34 @@ def harmonized(
         if positive is not None:
             own_weight = own_weight * positive
     return WeightedCrossEntropy.apply(logits, probability, weight, entries, own_weight) / total
+
+
+@torch.no_grad()
+def own_beta(
+    matched: Matched, density: GradientDensity, mine: Bool[Tensor, "M"], copies: int = 1
+) -> Float[Tensor, "M"]:
+    """beta of the logit of each pair as `harmonized` would take it, 0 for pairs that stand for none; no state changes.
+
+    copies: see `Weighing`.
+    """
+    mine = counted_pairs(matched, mine)
+    _, _, own_bins, counts = _histogram(matched, density.bins, entry_index(matched), mine)
+    return density.peek(counts * copies)[own_bins].to(matched.output.logits.dtype) * mine
+
+
+def _histogram(
+    matched: Matched, num_bins: int, entries: Int64[Tensor, "M"], mine: Bool[Tensor, "M"]
+) -> tuple[Tensor, Tensor, Int64[Tensor, "M"], Int64[Tensor, "K"]]:
+    """Probabilities and bins of all logits as background, the bins of the pairs' own, and how many each bin holds."""
+    # As in focal.py all elements are background first: the bin of p is the bin of g = |p - 0|.
+    probability = matched.output.logits.reshape(-1).sigmoid()
+    bins = (probability * num_bins).to(torch.int32).clamp_(0, num_bins - 1)
+    if matched.counted is not None:  # ignored ones have a bin of their own, without weight
+        bins.view(-1, matched.output.num_classes).masked_fill_(~matched.counted.reshape(-1, 1), num_bins)
+    counts = bins.bincount(minlength=num_bins + 1)
+    own_bins = ((1 - probability[entries]) * num_bins).long().clamp_(0, num_bins - 1)
+    counts.index_add_(0, bins[entries].long(), -mine.long()).index_add_(0, own_bins, mine.long())
+    return probability, bins, own_bins, counts[:num_bins]
 
 
 class WeightedCrossEntropy(torch.autograd.Function):
@@ -167,3 +198,7 @@ class GHM(nn.Module):
 
     def forward(self, matched: Matched) -> Float[Tensor, ""]:
         return harmonized(matched, self.density, matched.first_of_class)
+
+    def pair_factors(self, matched: Matched, copies: int = 1) -> PairFactors:
+        """beta."""
+        return PairFactors({"beta": own_beta(matched, self.density, matched.first_of_class, copies)})

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from bifocals.structures import Matched, pad_targets, pairwise_iou
 
 from .entries import best_of_class
-from .ghm import BinNorm, FirstVisit, GradientDensity, harmonized
+from .factors import PairFactors
+from .ghm import BinNorm, FirstVisit, GradientDensity, harmonized, own_beta
 
 RCIMode = Literal["intended", "printed", "swapped", "smooth", "tanh", "none"]
 NegativeMode = Literal["printed", "exp", "product", "none"]
@@ -125,8 +126,7 @@ class HCRAC(nn.Module):
         self.density = GradientDensity(bins, momentum, bin_norm, first_visit, reduced)
 
     def forward(self, matched: Matched) -> Float[Tensor, ""]:
-        iou, score = matched.iou.detach().clamp(0, 1), matched.probability.detach()
-        own = rci_cls(score, iou, self.theta, self.alpha, self.rci)
+        iou, own = self._own(matched)
         if self.positive == "iou":
             own = own * iou
         loss = harmonized(matched, self.density, best_of_class(matched, iou), own, self._background(matched))
@@ -134,6 +134,18 @@ class HCRAC(nn.Module):
             return loss
         counted = matched.output.logits.shape[:2].numel() if matched.counted is None else matched.counted.sum()
         return loss * (counted * matched.output.num_classes) / matched.num_positive
+
+    def pair_factors(self, matched: Matched, copies: int = 1) -> PairFactors:
+        """beta (Eq. 2), omega (Eq. 3) and RCI_cls (Eq. 5); CF_cls = beta * omega (Eq. 4) as a detail."""
+        iou, rci = self._own(matched)
+        beta = own_beta(matched, self.density, best_of_class(matched, iou), copies)
+        omega = iou if self.positive == "iou" else torch.ones_like(iou)
+        return PairFactors({"beta": beta, "omega": omega, "RCI_cls": rci}, {"CF_cls": beta * omega})
+
+    def _own(self, matched: Matched) -> tuple[Float[Tensor, "M"], Float[Tensor, "M"]]:
+        """IoU and RCI of each pair."""
+        iou, score = matched.iou.detach().clamp(0, 1), matched.probability.detach()
+        return iou, rci_cls(score, iou, self.theta, self.alpha, self.rci)
 
     @torch.no_grad()
     def _background(self, matched: Matched) -> Float[Tensor, "B P"] | None:

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from bifocals.structures import Matched, Normalizer
 
+from .factors import PairFactors
 from .iou_kinds import iou_loss
-from .pair_weight import PairWeight, require_pair_weight, weighted_mean
+from .pair_weight import PairWeight, host_factor, require_pair_weight, weighted_mean
 from .running import RunningMean
 
 RCINorm = Literal["ratio", "blend", "scalar", "none"]
@@ -109,22 +110,38 @@ class HCRAR(nn.Module):
         self.mean = RunningMean(momentum, initial)
 
     def forward(self, matched: Matched) -> Float[Tensor, ""]:
-        iou, score = matched.iou.detach().clamp(0, 1), matched.probability.detach()
-        boxes = matched.boxes.detach()
-        factor = conditioning(iou.clamp(min=self.iou_floor), boxes, matched.target_boxes, self.gamma, self.factors)
+        factor = self._conditioning(matched)
         if self.rci:
-            factor = factor * self._gain(rci_reg(score, iou, self.alpha, self.ep))
+            rci, before = self._residual(matched), self.mean.value.clone()
+            if self.norm != "none":
+                self.mean.update(rci)
+            factor = factor * self._gain(rci, before, self.mean.value)
         rows = iou_loss(matched.boxes, matched.target_boxes, "giou", self.eps)
         return weighted_mean(rows * factor, matched, self.weight, self.normalizer, self.least)
 
-    def _gain(self, rci: Float[Tensor, "M"]) -> Float[Tensor, "M"]:
-        """r of each pair."""
-        rci = rci if self.rci_max is None else rci.clamp(max=self.rci_max)
+    def pair_factors(self, matched: Matched, copies: int = 1) -> PairFactors:
+        """CF_reg (Eq. 7), r (Eq. 10) and u, the host's weight of the pair; RCI_reg (Eq. 8) as a detail."""
+        factors, details = {"CF_reg": self._conditioning(matched)}, {}
+        if self.rci:
+            rci = self._residual(matched)
+            factors["r"] = self._gain(rci, self.mean.value, self.mean.after(rci))
+            details["RCI_reg"] = rci
+        return PairFactors(factors | host_factor(matched, self.weight), details)
+
+    def _conditioning(self, matched: Matched) -> Float[Tensor, "M"]:
+        iou = matched.iou.detach().clamp(0, 1).clamp(min=self.iou_floor)
+        return conditioning(iou, matched.boxes.detach(), matched.target_boxes, self.gamma, self.factors)
+
+    def _residual(self, matched: Matched) -> Float[Tensor, "M"]:
+        score, iou = matched.probability.detach(), matched.iou.detach().clamp(0, 1)
+        rci = rci_reg(score, iou, self.alpha, self.ep)
+        return rci if self.rci_max is None else rci.clamp(max=self.rci_max)
+
+    def _gain(self, rci: Float[Tensor, "M"], before: Tensor, after: Tensor) -> Float[Tensor, "M"]:
+        """r of each pair, from the running mean before and after this step."""
         if self.norm == "none":
             return rci
-        before = self.mean.value.clone()
-        self.mean.update(rci)
-        after = self.mean.value.to(rci.dtype)
+        after = after.to(rci.dtype)
         if self.norm == "blend":
             return (1 - self.mean.momentum) * before + self.mean.momentum * rci
         return rci / after if self.norm == "ratio" else after.expand_as(rci)

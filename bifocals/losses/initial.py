@@ -6,6 +6,8 @@ from torch import Tensor, nn
 
 from bifocals.structures import Loss, Matched
 
+from .factors import PairFactors, Weighing
+
 
 class Initial(nn.Module):
     """`loss` of the same pairs, with the boxes that the predictor had before it refined them (VarifocalNet).
@@ -18,4 +20,14 @@ class Initial(nn.Module):
         self.loss = loss
 
     def forward(self, matched: Matched) -> Tensor:
-        return self.loss(Matched(matched.output.before_refinement(), matched.targets, matched.matches))
+        return self.loss(_before(matched))
+
+    def pair_factors(self, matched: Matched, copies: int = 1) -> PairFactors:
+        """Those of the loss inside; none where it does not tell."""
+        if not isinstance(self.loss, Weighing):
+            return PairFactors({})
+        return self.loss.pair_factors(_before(matched), copies)
+
+
+def _before(matched: Matched) -> Matched:
+    return Matched(matched.output.before_refinement(), matched.targets, matched.matches)

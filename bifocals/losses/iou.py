@@ -10,10 +10,11 @@ from typing import get_args
 
 from torch import Tensor
 
-from bifocals.structures import Matched, Normalizer
+from bifocals.structures import Matched, Normalizer, paired_iou
 
+from .factors import PairFactors
 from .iou_kinds import IoUKind, iou_loss
-from .pair_weight import PairWeight, require_pair_weight, weighted_mean
+from .pair_weight import PairWeight, host_factor, require_pair_weight, weighted_mean
 
 
 @dataclass(frozen=True)
@@ -41,3 +42,10 @@ class IoULoss:
     def __call__(self, matched: Matched) -> Tensor:
         rows = iou_loss(matched.boxes, matched.target_boxes, self.kind, self.eps, alpha=self.alpha, gamma=self.gamma)
         return weighted_mean(rows, matched, self.weight, self.normalizer, self.least)
+
+    def pair_factors(self, matched: Matched, copies: int = 1) -> PairFactors:
+        """u, the weight of the pair, where there is one; of focal_eiou also IoU^gamma."""
+        factors = host_factor(matched, self.weight)
+        if self.kind == "focal_eiou":
+            factors["IoU^gamma"] = paired_iou(matched.boxes, matched.target_boxes, self.eps).detach() ** self.gamma
+        return PairFactors(factors)

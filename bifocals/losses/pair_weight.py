@@ -34,12 +34,20 @@ def weighted_mean(
     """
     if weight == "none":
         return rows.sum() / matched.normalizer(normalizer)
-    if weight == "centerness":
-        weights = centerness(distances_from_boxes(matched.points, matched.target_boxes)).detach()
-    else:
-        weights = matched.iou.detach().clamp(min=1e-6)
+    weights = _weights(matched, weight)
     divisor = sum_over_ranks(weights.sum()).clamp(min=least) / world_size()
     return (rows * weights).sum() / divisor
+
+
+def host_factor(matched: Matched, weight: PairWeight) -> dict[str, Float[Tensor, "M"]]:
+    """What `weighted_mean` multiplies each row with, as the factor u of `PairFactors`; empty for "none"."""
+    return {} if weight == "none" else {"u": _weights(matched, weight)}
+
+
+def _weights(matched: Matched, weight: PairWeight) -> Float[Tensor, "M"]:
+    if weight == "centerness":
+        return centerness(distances_from_boxes(matched.points, matched.target_boxes)).detach()
+    return matched.iou.detach().clamp(min=1e-6)
 
 
 def require_pair_weight(who: str, weight: str) -> None:

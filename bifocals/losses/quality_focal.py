@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from bifocals.structures import Matched, Normalizer
 
 from .entries import best_of_class, counted_pairs
+from .factors import PairFactors
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ class QualityFocal:
         own = (iou - logits.sigmoid()).abs() ** self.beta * entropy
         return _total(matched, self.beta, 1.0, own) / matched.normalizer(self.normalizer)
 
+    def pair_factors(self, matched: Matched, copies: int = 1) -> PairFactors:
+        """|y - p|^beta of each pair; in training the gradient also goes through this factor."""
+        iou = matched.iou.detach().clamp(0, 1)
+        mine = counted_pairs(matched, best_of_class(matched, matched.iou.detach()))
+        return PairFactors({"|y - p|^beta": (iou - matched.probability.detach()).abs() ** self.beta * mine})
+
 
 @dataclass(frozen=True)
 class Varifocal:
@@ -60,6 +68,12 @@ class Varifocal:
         iou, logits = matched.iou.detach().clamp(1e-6, 1), _own_logits(matched)
         own = F.binary_cross_entropy_with_logits(logits, iou, iou if self.weighted else None, reduction="none")
         return _total(matched, self.gamma, self.alpha, own) / matched.normalizer(self.normalizer)
+
+    def pair_factors(self, matched: Matched, copies: int = 1) -> PairFactors:
+        """y of each pair, 1 where `weighted` is off."""
+        iou = matched.iou.detach()
+        mine = counted_pairs(matched, best_of_class(matched, iou))
+        return PairFactors({"y": (iou.clamp(1e-6, 1) if self.weighted else torch.ones_like(iou)) * mine})
 
 
 def _own_logits(matched: Matched) -> Float[Tensor, "M"]:

@@ -31,8 +31,14 @@ class RunningMean(nn.Module):
 
     @torch.no_grad()
     def update(self, values: Float[Tensor, "M"]) -> None:
+        if self.training:
+            self.value.copy_(self.after(values))
+
+    @torch.no_grad()
+    def after(self, values: Float[Tensor, "M"]) -> Tensor:
+        """The mean that `update` with these values would leave; it stays as it is."""
         if not self.training:
-            return
+            return self.value.clone()
         total, count = sum_over_ranks(torch.stack([values.sum(), values.new_tensor(float(len(values)))])).unbind()
         mixed = (1 - self.momentum) * self.value + self.momentum * total / count.clamp(min=1)
-        self.value.copy_(torch.where(count > 0, mixed, self.value))
+        return torch.where(count > 0, mixed, self.value)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from bifocals.structures import Matched, Normalizer, paired_iou
 
-from .pair_weight import PairWeight, require_pair_weight, weighted_mean
+from .factors import PairFactors
+from .pair_weight import PairWeight, host_factor, require_pair_weight, weighted_mean
 from .running import RunningMean
 
 
@@ -48,12 +49,22 @@ class WiseIoU(nn.Module):
         rows = self.rows(matched.boxes, matched.target_boxes)
         return weighted_mean(rows, matched, self.weight, self.normalizer, self.least)
 
+    def pair_factors(self, matched: Matched, copies: int = 1) -> PairFactors:
+        """r, which is made of beta (a detail), and u, the host's weight of the pair."""
+        distance = 1 - paired_iou(matched.boxes, matched.target_boxes, self.eps).detach()
+        mean = self.mean.after(distance)
+        factors = {"r": self._gain(distance, mean)} | host_factor(matched, self.weight)
+        return PairFactors(factors, {"beta": distance / mean})
+
+    def _gain(self, distance: Float[Tensor, "M"], mean: Tensor) -> Float[Tensor, "M"]:
+        beta = distance / mean
+        return beta / (self.delta * self.alpha ** (beta - self.delta))
+
     def rows(self, boxes: Float[Tensor, "M 4"], targets: Float[Tensor, "M 4"]) -> Float[Tensor, "M"]:
         """Loss of each pair of xyxy boxes; one step of the running mean in training mode."""
         distance = 1 - paired_iou(boxes, targets, self.eps)
         self.mean.update(distance.detach())
-        beta = distance.detach() / self.mean.value
-        gain = beta / (self.delta * self.alpha ** (beta - self.delta))
+        gain = self._gain(distance.detach(), self.mean.value)
         low, high = torch.minimum(boxes[:, :2], targets[:, :2]), torch.maximum(boxes[:, 2:], targets[:, 2:])
         offset = (boxes[:, :2] + boxes[:, 2:] - targets[:, :2] - targets[:, 2:]) / 2
         diagonal = ((high - low) ** 2).sum(-1).detach()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from bifocals.structures import DenseOutput, Target, make_points
 
 from .tower import Tower
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 class DenseHead(nn.Module):
@@ -87,11 +90,18 @@ class DenseDetector(nn.Module):
         return self.head(levels if self.hook is None else self.hook(levels))
 
 
-def prune(network: DenseDetector, *outputs: str) -> DenseDetector:
+def prune(network: Network, *outputs: str) -> Network:
     """A copy of the network with only the named outputs, and only what they need.
 
-    What the other outputs shared stays as it was, so the remaining outputs are bit-equal.
+    What the other outputs shared stays as it was, so the remaining outputs are bit-equal. A network of another kind
+    has a method `pruned` of its own for it.
     """
+    own = getattr(network, "pruned", None)
+    if own is not None:
+        return own(*outputs)
+    if not isinstance(network, DenseDetector):
+        raise TypeError(f"prune expected a DenseDetector or a network with a method pruned, got "
+                        f"{type(network).__name__}.")
     unknown = sorted(set(outputs) - set(network.outputs))
     if unknown or not outputs:
         raise ValueError(f"prune expected names of outputs, got {list(outputs)}; the network has "

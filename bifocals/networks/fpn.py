@@ -1,4 +1,4 @@
-"""Feature pyramid network with the extra levels P6 and P7 (arXiv:1612.03144, arXiv:1708.02002)."""
+"""Feature pyramid networks (arXiv:1612.03144): P3..P7 for dense detectors, P2..P6 for two-stage ones."""
 
 from __future__ import annotations
 
@@ -30,24 +30,44 @@ class ExtraLevels(ExtraFPNBlock):
         return [*results, p6, p7], [*names, "p6", "p7"]
 
 
-class FPN(nn.Module):
-    """C3, C4, C5 -> P3..P7 (strides 8..128): 1x1 laterals, nearest upsampling, 3x3 outputs, no norm, no activation.
+class PooledLevel(ExtraFPNBlock):
+    """P6 = every second pixel of P5."""
 
-    extra: where P6 comes from: "p5" (FCOS, DATE) or "c5" (RetinaNet, OneNet). Weights start Xavier-uniform, biases 0.
+    def forward(
+        self, results: list[Tensor], x: list[Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[str]]:
+        return [*results, F.max_pool2d(results[-1], 1, 2)], [*names, "p6"]
+
+
+class FPN(nn.Module):
+    """Features -> pyramid levels: 1x1 laterals, nearest upsampling, 3x3 outputs, no norm, no activation.
+
+    extra: where P6 comes from. "p5" (FCOS, DATE) or "c5" (RetinaNet, OneNet): a convolution, and P7 another one, so
+    C3, C4, C5 -> P3..P7 of strides 8..128. "pool": every second pixel of P5, so C2..C5 -> P2..P6 of strides 4..64
+    (two-stage detectors). in_channels: of the features that are given. Weights start Xavier-uniform, biases 0.
     """
 
-    strides = (8, 16, 32, 64, 128)
+    strides: tuple[int, ...] = (8, 16, 32, 64, 128)
 
     def __init__(
         self,
         in_channels: Sequence[int],
         channels: int = 256,
-        extra: Literal["p5", "c5"] = "p5",
+        extra: Literal["p5", "c5", "pool"] = "p5",
         relu_before_p7: bool = True,
     ) -> None:
         super().__init__()
         self.channels = channels
-        levels = ExtraLevels(in_channels[-1], channels, extra, relu_before_p7)
+        if extra == "pool":
+            self.strides = (4, 8, 16, 32, 64)
+        expected = 4 if extra == "pool" else 3
+        if len(in_channels) != expected:
+            raise ValueError(f"FPN with extra {extra!r} expected {expected} features, got {len(in_channels)}.")
+        levels: ExtraFPNBlock
+        if extra == "pool":
+            levels = PooledLevel()
+        else:
+            levels = ExtraLevels(in_channels[-1], channels, extra, relu_before_p7)
         self.pyramid = FeaturePyramidNetwork(list(in_channels), channels, extra_blocks=levels)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -56,4 +76,4 @@ class FPN(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        return list(self.pyramid(OrderedDict(zip(("c3", "c4", "c5"), features, strict=True))).values())
+        return list(self.pyramid(OrderedDict((f"{i}", x) for i, x in enumerate(features))).values())

@@ -3,5 +3,7 @@
 from .branch import Branch
 from .dense import DenseBranch
 from .objective import Losses, Objective
+from .pixel import PixelBranch
+from .roi import MaskLoss, RoIBranch
 
-__all__ = ["Branch", "DenseBranch", "Losses", "Objective"]
+__all__ = ["Branch", "DenseBranch", "Losses", "Objective", "PixelBranch"]

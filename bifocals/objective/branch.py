@@ -6,9 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from bifocals.structures import Balancer, Reporting, Scheduled, Target
+from bifocals.structures import Balancer, Draining, Matched, Reporting, Scheduled, Target, Watching
 
 
 class Branch(nn.Module, ABC):
@@ -17,6 +18,9 @@ class Branch(nn.Module, ABC):
     balance: weighs the losses; None leaves them as they are. source: the network output to read; None reads the output
     named like the branch. weight: a factor on the whole branch (DATE's lambda, arXiv:2211.13859, Eq. 1).
     """
+
+    losses: Mapping[str, Any]
+    """The losses by name, set by each kind."""
 
     def __init__(self, balance: Balancer | None, source: str | None, weight: float) -> None:
         super().__init__()
@@ -39,6 +43,17 @@ class Branch(nn.Module, ABC):
     def observe(self, raw: Mapping[str, Tensor]) -> None:
         if self.balance is not None:
             self.balance.observe(raw)
+
+    def watch(self, matched: Matched) -> None:
+        """Shows a balancer that looks at predictions the matched view, in training. A branch calls it *after* its
+        losses: what the view computes without gradient it would keep for them."""
+        if self.training and isinstance(self.balance, Watching):
+            with torch.no_grad():
+                self.balance.watch(matched)
+
+    def drain(self) -> list[dict[str, float]]:
+        """The stretches of steps that the balancer has summed up since the last call."""
+        return self.balance.drain() if isinstance(self.balance, Draining) else []
 
     def set_step(self, step: int, total: int) -> None:
         for part in (*self.parts(), self.balance):

@@ -79,3 +79,12 @@ class Objective(nn.Module):
             assert isinstance(branch, Branch)
             found |= {f"{name}/{key}": value for key, value in branch.scheduled().items()}
         return found
+
+    def drain(self) -> dict[str, list[dict[str, float]]]:
+        """The stretches of steps that balancers have summed up since the last call, by branch."""
+        found = {}
+        for name, branch in self.branches.items():
+            assert isinstance(branch, Branch)
+            if rows := branch.drain():
+                found[name] = rows
+        return found

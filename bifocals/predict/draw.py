@@ -11,6 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bifocals.structures import Detections
 
+from .paste import paste_masks
+
 _GOLDEN = 0.618034  # a step round the color circle by this part never comes back to where it was
 
 
@@ -29,12 +31,16 @@ def draw_detections(
     *,
     score: float = 0.3,
     line_width: int | None = None,
+    opacity: float = 0.45,
 ) -> Image.Image:
     """A copy of the picture with the boxes, class names and scores of the detections above `score`, best on top.
 
-    image: a PIL picture, or RGB bytes [3 H W]. Boxes are pixels of this picture. line_width: pixels, None for a width
-    that suits the size of the picture. A label without a name is written as its number.
+    Detections with masks are painted in the color of their class. image: a PIL picture, or RGB bytes [3 H W]. Boxes are
+    pixels of this picture. line_width: pixels, None for a width that suits the size of the picture. opacity: of the
+    paint of masks, from 0 to 1. A label without a name is written as its number.
     """
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"draw_detections expected an opacity from 0 to 1, got {opacity}.")
     if isinstance(image, torch.Tensor):
         if image.ndim != 3 or image.shape[0] != 3 or image.dtype != torch.uint8:
             raise ValueError(f"draw_detections expected RGB bytes of shape [3, H, W], got {image.dtype} of shape "
@@ -43,10 +49,12 @@ def draw_detections(
     picture = image.convert("RGB")
     if picture is image:
         picture = image.copy()
+    shown = detections.cpu().above(score)
+    if shown.masks is not None and len(shown):
+        picture = _painted(picture, shown, opacity)
     width = line_width or max(1, round(min(picture.size) / 250))
     font = ImageFont.load_default(size=max(10, round(min(picture.size) / 35)))
     draw = ImageDraw.Draw(picture)
-    shown = detections.cpu().above(score)
     rows = list(zip(shown.boxes.tolist(), shown.scores.tolist(), shown.labels.tolist(), strict=True))
     for box, value, label in reversed(rows):
         color = class_color(label)
@@ -56,6 +64,20 @@ def draw_detections(
         name = classes[label] if 0 <= label < len(classes) else str(label)
         _write(draw, f"{name} {value:.2f}", (x1, y1), color, font, picture.size)
     return picture
+
+
+def _painted(picture: Image.Image, shown: Detections, opacity: float) -> Image.Image:
+    """Each pixel of a mask mixed with the color of the best detection that has it."""
+    assert shown.masks is not None
+    pixels = np.array(picture)
+    free = np.ones(pixels.shape[:2], dtype=bool)
+    rows = zip(shown.boxes.split(1), shown.masks.split(1), shown.labels.tolist(), strict=True)
+    for box, mask, label in rows:  # one at a time: a hundred masks of a large picture would fill the memory
+        mine = paste_masks(mask, box, (picture.height, picture.width))[0].numpy().astype(bool) & free
+        mixed = pixels[mine] * (1 - opacity) + np.array(class_color(label)) * opacity
+        pixels[mine] = mixed.round().astype(np.uint8)
+        free &= ~mine
+    return Image.fromarray(pixels)
 
 
 def _write(

@@ -17,7 +17,7 @@ from bifocals.data import DataError, collate, read_image
 from bifocals.structures import Detections, Target
 
 from .draw import draw_detections
-from .inference import Precision, inference
+from .inference import Precision, Value, inference
 from .postprocess import Postprocess
 from .results import save_results
 from .tta import Transform, Views, detect_views, merging
@@ -93,7 +93,7 @@ def predict(
 
     def read(number: int) -> _Read:
         image = read_image(files[number][0])
-        target = _nothing((image.shape[-2], image.shape[-1]), number + 1)
+        target = picture_target((image.shape[-2], image.shape[-1]), number + 1)
         return image, [look(image, target) for look in transforms]
 
     def run(batch: list[tuple[int, _Read]]) -> None:
@@ -111,7 +111,7 @@ def predict(
 
     with inference(network, output, device, precision) as forward:
         waiting: list[tuple[int, _Read]] = []
-        for number, future in _ahead(read, range(len(files)), workers, 2 * workers + batch_size):
+        for number, future in read_ahead(read, range(len(files)), workers, 2 * workers + batch_size):
             try:
                 sample = future.result()
             except DataError as error:
@@ -167,12 +167,12 @@ def _shapes(sample: _Read) -> list[torch.Size]:
     return [resized.shape for resized, _ in sample[1]]
 
 
-def _ahead(
-    read: Callable[[int], _Read], numbers: Iterable[int], workers: int, limit: int
-) -> Iterator[tuple[int, Future[_Read]]]:
+def read_ahead(
+    read: Callable[[int], Value], numbers: Iterable[int], workers: int, limit: int
+) -> Iterator[tuple[int, Future[Value]]]:
     """The reading of each number, started at most `limit` readings ahead, in order."""
     with ThreadPoolExecutor(workers) as pool:
-        running: deque[tuple[int, Future[_Read]]] = deque()
+        running: deque[tuple[int, Future[Value]]] = deque()
         for number in numbers:
             running.append((number, pool.submit(read, number)))
             if len(running) >= limit:
@@ -180,7 +180,8 @@ def _ahead(
         yield from running
 
 
-def _nothing(size_hw: tuple[int, int], image_id: int) -> Target:
+def picture_target(size_hw: tuple[int, int], image_id: int) -> Target:
+    """The target of a picture of which nothing is known but its size."""
     none = torch.zeros(0)
     return Target(none.reshape(0, 4), none.long(), none.bool(), size_hw, size_hw, image_id)
 

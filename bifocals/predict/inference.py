@@ -44,7 +44,7 @@ def inference(
     def forward(batch: Batch) -> Any:
         images = batch.images.to(device, non_blocking=True)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return network(images)[output]
+            return network(images, batch.targets)[output]
 
     try:
         yield forward

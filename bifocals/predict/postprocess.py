@@ -14,9 +14,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from bifocals.structures import DenseOutput, Detections, Target, clip_boxes
+from bifocals.structures import DenseOutput, Detections, Target, clip_boxes, stable_top
 
-from .top import stable_top, top_pairs
+from .top import top_pairs
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Postprocess:
         # Scores descend, so those above the threshold come first: one transfer of B numbers.
         counts = (scores > self.score_threshold).sum(dim=1).tolist()
         return [
-            Detections(_to_original(boxes[i, :n], target), scores[i, :n], labels[i, :n])
+            Detections(to_original(boxes[i, :n], target), scores[i, :n], labels[i, :n])
             for i, (n, target) in enumerate(zip(counts, targets, strict=True))
         ]
 
@@ -107,7 +107,7 @@ class Postprocess:
         if output.quality is not None:
             scores = scores * output.quality[image, prior].float().sigmoid()
             ranking = scores
-        return Candidates(_to_original(output.boxes[image, prior].float(), target), scores, label, ranking)
+        return Candidates(to_original(output.boxes[image, prior].float(), target), scores, label, ranking)
 
     def choose(self, found: Candidates) -> Detections:
         """Steps 4 and 5 for the candidates of one image."""
@@ -140,7 +140,7 @@ class Postprocess:
         return index // num_classes, index % num_classes, flat[index].float()
 
 
-def _to_original(boxes: Float[Tensor, "N 4"], target: Target) -> Float[Tensor, "N 4"]:
+def to_original(boxes: Float[Tensor, "N 4"], target: Target) -> Float[Tensor, "N 4"]:
     """Cut to the un-padded resized image, then mapped to the original image."""
     return clip_boxes(boxes, target.size_hw) / boxes.new_tensor(target.scale_xyxy)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, get_args
 
 from torch import nn
@@ -19,6 +19,8 @@ from bifocals.networks import (
     load_backbone,
 )
 from bifocals.train import copy_weights, read_source
+
+from .torchvision_weights import copy_torchvision, is_torchvision
 
 MakePredictor = Callable[[int, int], nn.Module]
 """Channels and number of classes -> predictor."""
@@ -63,25 +65,30 @@ def require_loss_on_boxes(who: str, name: BoxLossName) -> None:
                          "giou, hcra and the other IoU losses serve every head.")
 
 
-def start_from(backbone: Backbone, init: str | None = None) -> Callable[[nn.Module], str]:
+def start_from(
+    backbone: Backbone, init: str | None = None, copied: Sequence[str] = COPIED
+) -> Callable[[nn.Module], str]:
     """What a run does to its network before the first step: gives it weights, and says so in a sentence.
 
     init: None gives the body the weights that `backbone` names. Else a trained detector (a work directory, a checkpoint
-    or a file of weights), of which body, pyramid and towers are copied; predictors and scales start anew, and weights
-    of the backbone's own are not read. Set `start_once` of the experiment then, so that a resumed run does not need it.
+    or a file of weights), of which the parts `copied` are copied; predictors and scales start anew, and weights of the
+    backbone's own are not read. Of a file of a torchvision detector also the predictors are, where their classes fit.
+    Set `start_once` of the experiment then, so that a resumed run does not need it.
     """
 
     def start(network: nn.Module) -> str:
-        assert isinstance(network, DenseDetector)
-        assert isinstance(network.backbone, Body)
+        body = network.backbone
+        assert isinstance(body, Body)
         if init is None:
-            return load_backbone(network.backbone, backbone)
+            return load_backbone(body, backbone)
         source = read_source(init)
+        if is_torchvision(source.tensors):
+            return copy_torchvision(network, source, backbone)
         theirs = source.arguments.get("backbone")
         style = theirs.get("style", backbone.style) if isinstance(theirs, Mapping) else backbone.style
         if style != backbone.style:
             raise ValueError(f"--init expected a run with backbone style {backbone.style!r}, got {style!r} in {init}, "
                              f"whose body sees other pixels; --backbone.style {style} goes on with it.")
-        return copy_weights(network, source, COPIED, whole=("backbone",))
+        return copy_weights(network, source, copied, whole=("backbone",))
 
     return start

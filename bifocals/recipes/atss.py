@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from bifocals.assign import ATSS
-from bifocals.balance import Fixed
+from bifocals.balance import Balance, Fixed
 from bifocals.data import Data, Input
 from bifocals.losses import BoxLossName, Centerness, ClsLossName, named_box_loss, named_cls_loss
 from bifocals.networks import AnchorPredictor, Backbone, Towers
@@ -15,6 +15,7 @@ from bifocals.structures import Anchors, Assigner, DeltaCoder, Normalizer
 from bifocals.train import Experiment, Optim
 
 from .assembly import MakePredictor, dense_network, start_from
+from .balanced import balanced
 
 ATSS_POSTPROCESS = Postprocess(score_threshold=0.05, per_level=1000, max_detections=100, nms=0.6)
 
@@ -78,6 +79,7 @@ def atss(
     head: ATSSHead = ATSSHead(),
     nms: float = 0.6,
     max_detections: int = 100,
+    balance: Balance = Balance(),
     backbone: Backbone = Backbone(),
     towers: Towers = Towers(),
     input: Input = Input(),
@@ -95,6 +97,7 @@ def atss(
         head: Anchors, matching and losses.
         nms: IoU above which the better of two detections of a class removes the other.
         max_detections: Detections of an image.
+        balance: Who weighs class against box losses: --balance alwa1, alwa2, dwa, dtp, guided or fixed.
         backbone: The body and its weights.
         towers: Width and depth of pyramid and towers.
         input: Size of the images and augmentation.
@@ -103,14 +106,17 @@ def atss(
         optim: Optimizer and schedule.
     """
     output = "one2many"
-    return Experiment(
-        network=dense_network(backbone, {output: atss_predictor(head)}, towers=towers),
-        start=start_from(backbone),
-        objective=lambda: Objective({output: atss_branch(head)}),
-        postprocess={output: replace(ATSS_POSTPROCESS, nms=nms, max_detections=max_detections)},
-        output=output,
-        input=input,
-        data=data,
-        optim=optim,
-        epochs=epochs,
+    return balanced(
+        Experiment(
+            network=dense_network(backbone, {output: atss_predictor(head)}, towers=towers),
+            start=start_from(backbone),
+            objective=lambda: Objective({output: atss_branch(head)}),
+            postprocess={output: replace(ATSS_POSTPROCESS, nms=nms, max_detections=max_detections)},
+            output=output,
+            input=input,
+            data=data,
+            optim=optim,
+            epochs=epochs,
+        ),
+        balance,
     )

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bifocals.assign import POTO
+from bifocals.balance import Balance
 from bifocals.data import Data, Input
 from bifocals.networks import Backbone, Towers
 from bifocals.objective import Objective
 from bifocals.train import Experiment, Optim
 
 from .assembly import dense_network, start_from
+from .balanced import balanced
 from .defcn import filtered_one2one_predictor
 from .one_to_many import find_one2many
 from .onenet import ONE2ONE_POSTPROCESS, BoxFormat, Matching, one2one_branch, one2one_predictor
@@ -28,6 +30,7 @@ def date(
     lambda_o2m: float | None = None,
     init: str | None = None,
     max_detections: int = 100,
+    balance: Balance = Balance(),
     backbone: Backbone = Backbone(),
     towers: Towers = Towers(),
     input: Input = Input(),
@@ -57,6 +60,7 @@ def date(
         init: A trained detector (work directory, checkpoint or weight file) to copy body, pyramid and towers from
             (Fig. 3, Table 11).
         max_detections: Detections of an image; 500 for crowds.
+        balance: Who weighs class against box losses: --balance alwa1, alwa2, dwa, dtp, guided or fixed.
         backbone: The body and its weights.
         towers: Width and depth of pyramid and towers; shared by the branches (the paper) or not (its Table 9).
         input: Size of the images and augmentation.
@@ -68,21 +72,24 @@ def date(
     weight = half.weight if lambda_o2m is None else lambda_o2m
     one2one = filtered_one2one_predictor if filter3d else one2one_predictor
     candidates = max(ONE2ONE_POSTPROCESS.per_level, max_detections)
-    return Experiment(
-        network=dense_network(backbone, {"one2one": one2one, "one2many": half.predictor}, towers=towers),
-        start=start_from(backbone, init),
-        start_once=init is not None,
-        objective=lambda: Objective({
-            "one2one": one2one_branch(matching, lambda_o2o, poto=poto, l1=l1),
-            "one2many": half.branch(weight),
-        }),
-        postprocess={
-            "one2one": replace(ONE2ONE_POSTPROCESS, max_detections=max_detections, per_level=candidates),
-            "one2many": replace(half.postprocess, max_detections=max_detections),
-        },
-        output="one2one",
-        input=input,
-        data=data,
-        optim=optim,
-        epochs=epochs,
+    return balanced(
+        Experiment(
+            network=dense_network(backbone, {"one2one": one2one, "one2many": half.predictor}, towers=towers),
+            start=start_from(backbone, init),
+            start_once=init is not None,
+            objective=lambda: Objective({
+                "one2one": one2one_branch(matching, lambda_o2o, poto=poto, l1=l1),
+                "one2many": half.branch(weight),
+            }),
+            postprocess={
+                "one2one": replace(ONE2ONE_POSTPROCESS, max_detections=max_detections, per_level=candidates),
+                "one2many": replace(half.postprocess, max_detections=max_detections),
+            },
+            output="one2one",
+            input=input,
+            data=data,
+            optim=optim,
+            epochs=epochs,
+        ),
+        balance,
     )

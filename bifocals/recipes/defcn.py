@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bifocals.assign import POTO, POTOAux
-from bifocals.balance import Fixed
+from bifocals.balance import Balance, Fixed
 from bifocals.data import Data, Input
 from bifocals.losses import Focal, IoULoss
 from bifocals.networks import Backbone, FilteredPredictor, Towers
@@ -12,6 +12,7 @@ from bifocals.predict import Postprocess
 from bifocals.train import Experiment, Optim
 
 from .assembly import dense_network, start_from
+from .balanced import balanced
 from .onenet import one2one_predictor
 
 # Of the release, which says that threshold and number of candidates make no difference without NMS.
@@ -38,6 +39,7 @@ def defcn(
     aux: bool = True,
     poto: POTO = POTO(outside="minus_one"),
     init: str | None = None,
+    balance: Balance = Balance(),
     backbone: Backbone = Backbone(),
     towers: Towers = Towers(),
     input: Input = Input(multiscale=(640, 672, 704, 736, 768, 800)),
@@ -63,6 +65,7 @@ def defcn(
         aux: Add the auxiliary one-to-many loss on the class logits before the filter.
         poto: Details of the matching.
         init: A trained detector (work directory, checkpoint or weight file) to copy body, pyramid and towers from.
+        balance: Who weighs class against box losses: --balance alwa1, alwa2, dwa, dtp, guided or fixed.
         backbone: The body and its weights.
         towers: Width and depth of pyramid and towers; the convolutions of the towers have a bias.
         input: Size of the images and augmentation.
@@ -79,15 +82,18 @@ def defcn(
             branches["aux"] = defcn_aux_branch(poto, source=output)
         return Objective(branches)
 
-    return Experiment(
-        network=dense_network(backbone, {output: predictor}, towers=towers, tower_bias=True),
-        start=start_from(backbone, init),
-        start_once=init is not None,
-        objective=objective,
-        postprocess={output: DEFCN_POSTPROCESS},
-        output=output,
-        input=input,
-        data=data,
-        optim=optim,
-        epochs=epochs,
+    return balanced(
+        Experiment(
+            network=dense_network(backbone, {output: predictor}, towers=towers, tower_bias=True),
+            start=start_from(backbone, init),
+            start_once=init is not None,
+            objective=objective,
+            postprocess={output: DEFCN_POSTPROCESS},
+            output=output,
+            input=input,
+            data=data,
+            optim=optim,
+            epochs=epochs,
+        ),
+        balance,
     )

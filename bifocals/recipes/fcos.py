@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bifocals.assign import FCOS
-from bifocals.balance import Fixed
+from bifocals.balance import Balance, Fixed
 from bifocals.data import Data, Input
 from bifocals.losses import BoxLossName, Centerness, ClsLossName, IoULoss, named_box_loss, named_cls_loss
 from bifocals.networks import Backbone, PointPredictor, Towers
@@ -15,6 +15,7 @@ from bifocals.structures import Loss
 from bifocals.train import Experiment, Optim
 
 from .assembly import MakePredictor, dense_network, require_loss_on_boxes, start_from
+from .balanced import balanced
 
 FCOS_POSTPROCESS = Postprocess(score_threshold=0.05, per_level=1000, max_detections=100, nms=0.5)
 
@@ -51,6 +52,7 @@ def fcos(
     nms: float = 0.5,
     cls_loss: ClsLossName = "focal",
     box_loss: BoxLossName | None = None,
+    balance: Balance = Balance(),
     backbone: Backbone = Backbone(),
     towers: Towers = Towers(),
     input: Input = Input(),
@@ -71,6 +73,7 @@ def fcos(
         cls_loss: Of the class logits; with dr the network starts at a probability of .5.
         box_loss: Of the boxes, weighted by centerness; none is giou with the tricks and log without. Losses on deltas
             (l1, smooth_l1, balanced_l1) need anchors.
+        balance: Who weighs class against box losses: --balance alwa1, alwa2, dwa, dtp, guided or fixed.
         backbone: The body and its weights.
         towers: Width and depth of pyramid and towers.
         input: Size of the images and augmentation.
@@ -83,14 +86,17 @@ def fcos(
     require_loss_on_boxes("fcos", chosen)
     predictor = fcos_predictor(tricks, 0.5 if cls_loss == "dr" else 0.01)
     output = "one2many"
-    return Experiment(
-        network=dense_network(backbone, {output: predictor}, towers=towers),
-        start=start_from(backbone),
-        objective=lambda: Objective({output: fcos_branch(radius, chosen, cls_loss=cls_loss)}),
-        postprocess={output: replace(FCOS_POSTPROCESS, nms=nms)},
-        output=output,
-        input=input,
-        data=data,
-        optim=optim,
-        epochs=epochs,
+    return balanced(
+        Experiment(
+            network=dense_network(backbone, {output: predictor}, towers=towers),
+            start=start_from(backbone),
+            objective=lambda: Objective({output: fcos_branch(radius, chosen, cls_loss=cls_loss)}),
+            postprocess={output: replace(FCOS_POSTPROCESS, nms=nms)},
+            output=output,
+            input=input,
+            data=data,
+            optim=optim,
+            epochs=epochs,
+        ),
+        balance,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
+from bifocals.balance import Balance
 from bifocals.data import Data, Input
 from bifocals.networks import Backbone, Depression, Towers
 from bifocals.train import Experiment, Optim
@@ -23,6 +24,7 @@ def freeanchor(
     extra: Literal["p5", "c5"] = "p5",
     nms: float = 0.5,
     max_detections: int = 100,
+    balance: Balance = Balance(),
     backbone: Backbone = Backbone(),
     towers: Towers = Towers(norm="none"),
     input: Input = Input(),
@@ -44,6 +46,7 @@ def freeanchor(
         extra: Where P6 comes from: p5 or c5 (mmdetection).
         nms: IoU above which the better of two detections of a class removes the other.
         max_detections: Detections of an image.
+        balance: Who weighs class against box losses: --balance alwa1, alwa2, dwa, dtp, guided or fixed.
         backbone: The body and its weights.
         towers: Width and depth of pyramid and towers; FreeAnchor's have no norm.
         input: Size of the images and augmentation.
@@ -53,6 +56,6 @@ def freeanchor(
     """
     return mal(
         rule="release", bags=bags, depression=Depression("none"), head=head, extra=extra, nms=nms,
-        max_detections=max_detections, backbone=backbone, towers=towers, input=input, epochs=epochs, data=data,
-        optim=optim,
+        max_detections=max_detections, balance=balance, backbone=backbone, towers=towers, input=input, epochs=epochs,
+        data=data, optim=optim,
     )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from bifocals.assign import ATSS, EATSS
+from bifocals.balance import Balance
 from bifocals.data import Data, Input
 from bifocals.losses import BoxLossName, ClsLossName, DeltaLossName
 from bifocals.networks import Backbone, Towers
@@ -16,6 +17,7 @@ from bifocals.train import Experiment, Optim
 
 from .assembly import MakePredictor, dense_network, start_from
 from .atss import ATSS_POSTPROCESS, ATSSHead, atss_branch, atss_predictor
+from .balanced import balanced
 from .fcos_atss import FCOSATSSHead, fcos_atss_branch, fcos_atss_predictor, fcos_atss_towers
 from .retinanet import RETINA_POSTPROCESS, RetinaHead, retina_branch, retina_predictor
 
@@ -35,6 +37,7 @@ def hcral(
     box_loss: BoxLossName = "hcra",
     multiscale: bool = False,
     max_detections: int = 100,
+    balance: Balance = Balance(),
     backbone: Backbone = Backbone(style="pytorch"),
     towers: Towers = Towers(),
     input: Input = Input(),
@@ -63,6 +66,7 @@ def hcral(
         box_loss: Of the boxes; Table 9 has l1, giou, eiou, focal_eiou, alpha_iou and hcra.
         multiscale: In training draw the short side from .6 to 1.2 times its pixels, 480 to 960 of 800.
         max_detections: Detections of an image.
+        balance: Who weighs class against box losses: --balance alwa1, alwa2, dwa, dtp, guided or fixed.
         backbone: The body and its weights; timm:res2net101d with style pytorch is the paper's largest.
         towers: Width and depth of pyramid and towers; the paper's RetinaNet has no norm.
         input: Size of the images and augmentation.
@@ -93,17 +97,20 @@ def hcral(
     # The DR loss's own: scores are spread over the unit interval.
     threshold = 0.2 if cls_loss == "dr" else postprocess.score_threshold
     output = "one2many"
-    return Experiment(
-        network=dense_network(backbone, {output: predictor}, towers=under, scales=host != "retinanet",
-                              extra="c5" if host == "retinanet" else "p5", relu_before_p7=host == "fcos_atss"),
-        start=start_from(backbone),
-        objective=lambda: Objective({output: branch()}),
-        postprocess={output: replace(postprocess, score_threshold=threshold, max_detections=max_detections)},
-        output=output,
-        input=input,
-        data=data,
-        optim=optim,
-        epochs=epochs,
+    return balanced(
+        Experiment(
+            network=dense_network(backbone, {output: predictor}, towers=under, scales=host != "retinanet",
+                                  extra="c5" if host == "retinanet" else "p5", relu_before_p7=host == "fcos_atss"),
+            start=start_from(backbone),
+            objective=lambda: Objective({output: branch()}),
+            postprocess={output: replace(postprocess, score_threshold=threshold, max_detections=max_detections)},
+            output=output,
+            input=input,
+            data=data,
+            optim=optim,
+            epochs=epochs,
+        ),
+        balance,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from bifocals.assign import Bags
-from bifocals.balance import Fixed
+from bifocals.balance import Balance, Fixed
 from bifocals.data import Data, Input
 from bifocals.losses import Aggregate, BagLoss, IoUNegatives, Select, SoftNegatives
 from bifocals.networks import Backbone, Depression, Depressor, Towers
@@ -15,6 +15,7 @@ from bifocals.structures import DeltaCoder, Loss
 from bifocals.train import Experiment, Optim
 
 from .assembly import dense_network, start_from
+from .balanced import balanced
 from .retinanet import RETINA_POSTPROCESS, RetinaHead, retina_branch, retina_predictor
 
 Rule = Literal["paper", "release"]
@@ -90,6 +91,7 @@ def mal(
     extra: Literal["p5", "c5"] = "p5",
     nms: float = 0.5,
     max_detections: int = 100,
+    balance: Balance = Balance(),
     backbone: Backbone = Backbone(),
     towers: Towers = Towers(norm="none"),
     input: Input = Input(),
@@ -117,6 +119,7 @@ def mal(
         extra: Where P6 comes from: p5 (MAL) or c5 (RetinaNet's paper).
         nms: IoU above which the better of two detections of a class removes the other.
         max_detections: Detections of an image.
+        balance: Who weighs class against box losses: --balance alwa1, alwa2, dwa, dtp, guided or fixed.
         backbone: The body and its weights.
         towers: Width and depth of pyramid and towers; MAL's have no norm.
         input: Size of the images and augmentation.
@@ -132,17 +135,20 @@ def mal(
     def objective() -> Objective:
         return Objective({output: bag_branch(rule, bags, head.coder) if loss == "bags" else retina_branch(head)})
 
-    return Experiment(
-        network=dense_network(
-            backbone, {output: retina_predictor(head)}, towers=towers, extra=extra, scales=head.scales,
-            hook=None if depression.schedule == "none" else lambda: Depressor(depression),
+    return balanced(
+        Experiment(
+            network=dense_network(
+                backbone, {output: retina_predictor(head)}, towers=towers, extra=extra, scales=head.scales,
+                hook=None if depression.schedule == "none" else lambda: Depressor(depression),
+            ),
+            start=start_from(backbone),
+            objective=objective,
+            postprocess={output: replace(RETINA_POSTPROCESS, nms=nms, max_detections=max_detections)},
+            output=output,
+            input=input,
+            data=data,
+            optim=optim,
+            epochs=epochs,
         ),
-        start=start_from(backbone),
-        objective=objective,
-        postprocess={output: replace(RETINA_POSTPROCESS, nms=nms, max_detections=max_detections)},
-        output=output,
-        input=input,
-        data=data,
-        optim=optim,
-        epochs=epochs,
+        balance,
     )

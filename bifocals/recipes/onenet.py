@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal, get_args
 
 from bifocals.assign import POTO, MinCost
-from bifocals.balance import Fixed
+from bifocals.balance import Balance, Fixed
 from bifocals.data import Data, Input
 from bifocals.losses import L1, Focal, IoULoss
 from bifocals.networks import Backbone, PointPredictor, Towers
@@ -16,6 +16,7 @@ from bifocals.structures import Assigner, Loss
 from bifocals.train import Experiment, Optim
 
 from .assembly import dense_network, start_from
+from .balanced import balanced
 
 Matching = Literal["poto", "poto_minus_one", "hungarian", "argmin"]
 BoxFormat = Literal["cxcywh", "xyxy"]
@@ -55,6 +56,7 @@ def onenet(
     poto: POTO = POTO(),
     l1: BoxFormat = "cxcywh",
     init: str | None = None,
+    balance: Balance = Balance(),
     backbone: Backbone = Backbone(),
     towers: Towers = Towers(),
     input: Input = Input(),
@@ -76,6 +78,7 @@ def onenet(
         poto: Details of the two matchings by POTO.
         l1: Boxes of the L1 loss and cost: cxcywh (DATE's port of OneNet) or xyxy (the original).
         init: A trained detector (work directory, checkpoint or weight file) to copy body, pyramid and towers from.
+        balance: Who weighs class against box losses: --balance alwa1, alwa2, dwa, dtp, guided or fixed.
         backbone: The body and its weights.
         towers: Width and depth of pyramid and towers.
         input: Size of the images and augmentation.
@@ -84,15 +87,18 @@ def onenet(
         optim: Optimizer and schedule.
     """
     output = "one2one"
-    return Experiment(
-        network=dense_network(backbone, {output: one2one_predictor}, towers=towers),
-        start=start_from(backbone, init),
-        start_once=init is not None,
-        objective=lambda: Objective({output: one2one_branch(matching, poto=poto, l1=l1)}),
-        postprocess={output: ONE2ONE_POSTPROCESS},
-        output=output,
-        input=input,
-        data=data,
-        optim=optim,
-        epochs=epochs,
+    return balanced(
+        Experiment(
+            network=dense_network(backbone, {output: one2one_predictor}, towers=towers),
+            start=start_from(backbone, init),
+            start_once=init is not None,
+            objective=lambda: Objective({output: one2one_branch(matching, poto=poto, l1=l1)}),
+            postprocess={output: ONE2ONE_POSTPROCESS},
+            output=output,
+            input=input,
+            data=data,
+            optim=optim,
+            epochs=epochs,
+        ),
+        balance,
     )

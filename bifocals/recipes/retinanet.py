@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from bifocals.assign import MaxIoU
-from bifocals.balance import Fixed
+from bifocals.balance import Balance, Fixed
 from bifocals.data import Data, Input
 from bifocals.losses import BoxLossName, ClsLossName, named_box_loss, named_cls_loss
 from bifocals.networks import AnchorPredictor, Backbone, Towers
@@ -16,6 +16,7 @@ from bifocals.structures import Anchors, DeltaCoder, Normalizer
 from bifocals.train import Experiment, Optim
 
 from .assembly import MakePredictor, dense_network, start_from
+from .balanced import balanced
 
 RETINA_POSTPROCESS = Postprocess(score_threshold=0.05, per_level=1000, max_detections=100, nms=0.5)
 
@@ -89,6 +90,7 @@ def retinanet(
     relu_before_p7: bool = True,
     nms: float = 0.5,
     max_detections: int = 100,
+    balance: Balance = Balance(),
     backbone: Backbone = Backbone(),
     towers: Towers = Towers(),
     input: Input = Input(),
@@ -110,6 +112,7 @@ def retinanet(
         relu_before_p7: P7 sees P6 rectified (the paper, DATE, MAL) or as it is (mmdetection).
         nms: IoU above which the better of two detections of a class removes the other.
         max_detections: Detections of an image.
+        balance: Who weighs class against box losses: --balance alwa1, alwa2, dwa, dtp, guided or fixed.
         backbone: The body and its weights.
         towers: Width and depth of pyramid and towers.
         input: Size of the images and augmentation.
@@ -118,15 +121,18 @@ def retinanet(
         optim: Optimizer and schedule.
     """
     output = "one2many"
-    return Experiment(
-        network=dense_network(backbone, {output: retina_predictor(head)}, towers=towers, extra=extra,
-                              relu_before_p7=relu_before_p7, scales=head.scales),
-        start=start_from(backbone),
-        objective=lambda: Objective({output: retina_branch(head)}),
-        postprocess={output: replace(RETINA_POSTPROCESS, nms=nms, max_detections=max_detections)},
-        output=output,
-        input=input,
-        data=data,
-        optim=optim,
-        epochs=epochs,
+    return balanced(
+        Experiment(
+            network=dense_network(backbone, {output: retina_predictor(head)}, towers=towers, extra=extra,
+                                  relu_before_p7=relu_before_p7, scales=head.scales),
+            start=start_from(backbone),
+            objective=lambda: Objective({output: retina_branch(head)}),
+            postprocess={output: replace(RETINA_POSTPROCESS, nms=nms, max_detections=max_detections)},
+            output=output,
+            input=input,
+            data=data,
+            optim=optim,
+            epochs=epochs,
+        ),
+        balance,
     )

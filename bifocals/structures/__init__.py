@@ -1,6 +1,6 @@
 """Floor 0: records, boxes, protocols and the clock."""
 
-from .anchors import Anchors, inside_canvas
+from .anchors import AnchorRule, Anchors, inside_canvas
 from .boxes import (
     area,
     boxes_from_distances,
@@ -13,16 +13,21 @@ from .boxes import (
     to_cxcywh,
 )
 from .deltas import DeltaCoder
+from .history import History
 from .match import Match, Matches
 from .matched import Matched, Normalizer
 from .outputs import DenseOutput, Detections, Prediction
+from .pixel_loss import IGNORED, PixelLoss
 from .priors import Priors, make_points, priors_inside
-from .protocols import Assigner, Balancer, BatchAssigner, Loss, Reporting, Scheduled
+from .protocols import Assigner, Balancer, BatchAssigner, Draining, Loss, Reporting, Scheduled, Watching
 from .ranks import rank, sum_over_ranks, world_size
 from .roi import RoIOutput
 from .target import Batch, Target, pad_targets
+from .top import stable_top
 
 __all__ = [
+    "IGNORED",
+    "AnchorRule",
     "Anchors",
     "Assigner",
     "Balancer",
@@ -31,17 +36,21 @@ __all__ = [
     "DeltaCoder",
     "DenseOutput",
     "Detections",
+    "Draining",
+    "History",
     "Loss",
     "Match",
     "Matched",
     "Matches",
     "Normalizer",
+    "PixelLoss",
     "Prediction",
     "Priors",
     "Reporting",
     "RoIOutput",
     "Scheduled",
     "Target",
+    "Watching",
     "area",
     "boxes_from_distances",
     "clip_boxes",
@@ -55,6 +64,7 @@ __all__ = [
     "points_inside",
     "priors_inside",
     "rank",
+    "stable_top",
     "sum_over_ranks",
     "to_cxcywh",
     "world_size",

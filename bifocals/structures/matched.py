@@ -20,7 +20,7 @@ from .outputs import DenseOutput
 from .ranks import sum_over_ranks, world_size
 from .target import Target, pad_targets
 
-Normalizer = Literal["reduced", "local", "with_images"]
+Normalizer = Literal["reduced", "local", "with_images", "sampled", "counted"]
 """What a sum over pairs is divided by, see `Matched.normalizer`."""
 
 
@@ -35,6 +35,13 @@ class Matched:
     output: DenseOutput
     targets: Sequence[Target]
     matches: Matches
+    joined: int = 1
+    """Images that each of the targets stands for: the view of a RoI head joins those of a batch into one."""
+
+    @property
+    def num_images(self) -> int:
+        """Images of the batch."""
+        return len(self.targets) * self.joined
 
     @cached_property
     def _object(self) -> Int64[Tensor, "M"]:
@@ -149,10 +156,14 @@ class Matched:
 
         "reduced": `num_positive`. "local": the pairs of this process alone, an image without any counting as one
         (mmdetection's anchor heads, DATE-R). "with_images": the pairs of this process plus its images (the first
-        RetinaNet releases).
+        RetinaNet releases). "counted": the priors of this process that enter the classification loss, at least 1
+        (torchvision's two-stage detectors, mmdetection's RoI heads). "sampled": the same, but each image counts at
+        least one prior with an object and one without (mmdetection's RPN).
         """
         if kind == "reduced":
             return self.num_positive
+        if kind in ("counted", "sampled"):
+            return self._num_counted(at_least_each=kind == "sampled")
         # Not `bincount`, which waits for the device to know its length.
         ones = torch.ones_like(self.matches.image)
         of_image = ones.new_zeros(len(self.targets)).index_add_(0, self.matches.image, ones)
@@ -161,3 +172,19 @@ class Matched:
         if kind == "with_images":
             return (of_image.sum() + len(self.targets)).to(self.output.logits.dtype)
         raise ValueError(f"Matched.normalizer knows the kinds {get_args(Normalizer)}, got {kind!r}.")
+
+    def _num_counted(self, at_least_each: bool) -> Float[Tensor, ""]:
+        """Priors that enter the classification loss."""
+        num_images, num_priors = self.output.logits.shape[:2]
+        if self.counted is None:
+            of_image = torch.full((num_images,), num_priors, device=self.output.logits.device)
+        else:
+            of_image = self.counted.sum(dim=1)
+        if not at_least_each:
+            return of_image.sum().clamp(min=1).to(self.output.logits.dtype)
+        matched = torch.zeros(num_images, num_priors, dtype=torch.bool, device=of_image.device)
+        matched[self.matches.image, self.matches.prior] = True
+        if self.counted is not None:
+            matched &= self.counted
+        positive = matched.sum(dim=1)
+        return (positive.clamp(min=1) + (of_image - positive).clamp(min=1)).sum().to(self.output.logits.dtype)

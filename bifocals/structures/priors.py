@@ -21,13 +21,15 @@ class Priors:
     """Points of a pyramid, fine level first.
 
     points: (x, y) pixels. strides: pixels between neighbours of the prior's level. level_sizes: priors of each level.
-    boxes: the anchor of each prior, where the head has anchors.
+    boxes: the anchor of each prior, where the head has anchors. level_hw: rows and columns of the points of each level;
+    None where they form no grid.
     """
 
     points: Float[Tensor, "P 2"]
     strides: Float[Tensor, "P"]
     level_sizes: tuple[int, ...]
     boxes: Float[Tensor, "P 4"] | None = None
+    level_hw: tuple[tuple[int, int], ...] | None = None
 
     def __len__(self) -> int:
         return len(self.points)
@@ -40,6 +42,11 @@ class Priors:
     def level_index(self) -> Tensor:
         """[P] number of the level of each prior, on the device of the points."""
         return _per_level(range(len(self.level_sizes)), self.level_sizes, self.points.device, torch.int64)
+
+    @staticmethod
+    def of_boxes(boxes: Float[Tensor, "P 4"]) -> Priors:
+        """Boxes as the anchors of one level, their centers the points: regions of interest to an assigner."""
+        return Priors((boxes[:, :2] + boxes[:, 2:]) / 2, boxes.new_ones(len(boxes)), (len(boxes),), boxes)
 
 
 def make_points(
@@ -56,7 +63,8 @@ def make_points(
         rows, columns = torch.meshgrid(y, x, indexing="ij")
         levels.append(torch.stack([columns.reshape(-1), rows.reshape(-1)], dim=-1))
     sizes = tuple(h * w for h, w in feature_hw)
-    return Priors(torch.cat(levels), _per_level(strides, sizes, device, torch.float32), sizes)
+    every_stride = _per_level(strides, sizes, device, torch.float32)
+    return Priors(torch.cat(levels), every_stride, sizes, level_hw=tuple((int(h), int(w)) for h, w in feature_hw))
 
 
 def priors_inside(

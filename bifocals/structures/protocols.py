@@ -45,6 +45,24 @@ class Balancer(Protocol):
 
 
 @runtime_checkable
+class Watching(Protocol):
+    """A balancer that also looks at predictions: it is shown the matched view of each micro-batch in training, after
+    the losses and without gradient."""
+
+    def watch(self, matched: Matched) -> None: ...
+
+
+@runtime_checkable
+class Draining(Protocol):
+    """A part that sums up stretches of steps: `drain` gives those finished since its last call, numbers by name.
+
+    The engine calls it with every record of the log and so before every checkpoint: nothing is lost in between.
+    """
+
+    def drain(self) -> list[dict[str, float]]: ...
+
+
+@runtime_checkable
 class Scheduled(Protocol):
     """A part that changes with training time gets plain integers from the engine before each optimizer step.
 

@@ -1,7 +1,7 @@
 """What the second stage of a two-stage detector returns.
 
-Letters: R regions of interest (RoIs) of all images of a batch, C classes, M RoIs with an object, m cells of a mask's
-side, D boxes.
+Letters: R regions of interest (RoIs) of all images of a batch, C classes, K = C + 1 with the background, M RoIs with an
+object, m cells of a mask's side, D boxes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class RoIOutput:
     of each image (xyxy pixels of the canvas, [D, 4]) and their labels ([D]) to the probabilities of each [D, m, m].
     """
 
-    logits: Float[Tensor, "R C+1"]
+    logits: Float[Tensor, "R K"]
     deltas: Float[Tensor, "R C 4"]
     rois: Float[Tensor, "R 4"]
     image: Int64[Tensor, "R"]

@@ -10,6 +10,7 @@ from .provenance import Provenance, find_recipe, rebuild
 from .run import Run
 from .state import State
 from .stop import EXIT_CODE, Interrupted
+from .supervision import load_objective
 from .transfer import Source, copy_weights, read_source
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "fit",
     "learning_rate_factor",
     "load",
+    "load_objective",
     "read_log",
     "read_source",
     "rebuild",

@@ -48,6 +48,8 @@ class Experiment:
     a start that also decides what learns."""
     task: TaskName = "detect"
     """Decides how the set is read and how the network is judged (`train/task.py`)."""
+    masks: bool = False
+    """The objective needs the masks of objects: a set without any is refused before the first step."""
 
     def __post_init__(self) -> None:
         if self.output not in self.postprocess:
@@ -55,5 +57,7 @@ class Experiment:
                              f"{sorted(self.postprocess)}.")
         if self.task not in get_args(TaskName):
             raise ValueError(f"Experiment expected a task of {get_args(TaskName)}, got {self.task!r}.")
+        if self.masks and self.task != "detect":
+            raise ValueError(f"Experiment expected the task 'detect' beside masks of objects, got {self.task!r}.")
         if not 0 < self.epochs < math.inf:
             raise ValueError(f"Experiment expected a positive number of epochs, got {self.epochs}.")

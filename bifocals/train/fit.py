@@ -130,9 +130,11 @@ def fit(
                 record, seconds = window.read(session.workdir)
                 state.seconds += seconds
                 told = {n: v for part in clocks if isinstance(part, Reporting) for n, v in part.scheduled().items()}
-                scheduled = {"scheduled": told} if told else {}
-                log.train({"step": state.step, "epoch": state.epoch, "lr": learning_rate, **record, **scheduled},
-                          seconds)
+                scheduled: dict[str, Any] = {"scheduled": told} if told else {}
+                # All that balancers have finished since the last record, so a checkpoint never has any left to tell.
+                windows = {"windows": found} if (found := state.objective.drain()) else {}
+                log.train({"step": state.step, "epoch": state.epoch, "lr": learning_rate, **record, **scheduled,
+                           **windows}, seconds)
             if judging or saving:
                 window.pause()
 

@@ -137,11 +137,12 @@ def _open_data(experiment: Experiment, say: Callable[[str], None]) -> tuple[Any,
     data, task = experiment.data, TASKS[experiment.task]
     # Each picture is read once, by rank 0, unless a broken one is to be left out: then all ranks must know it.
     whole = rank() == 0 or data.on_defect == "skip"
-    train = task.open_split(data, "train", say, whole=whole)
+    wanted = {"masks": True} if experiment.masks else {}
+    train = task.open_split(data, "train", say, whole=whole, **wanted)
     if not task.has_split(data, "val"):
         say("data: there is no val split, so the run is not evaluated; --data.holdout 0.2 would hold images out")
         return train, None
-    return train, task.open_split(data, "val", say, classes=train.classes, whole=whole)
+    return train, task.open_split(data, "val", say, classes=train.classes, whole=whole, **wanted)
 
 
 def _values(experiment: Experiment, run: Run, provenance: Provenance | None, train: Any) -> dict[str, Any]:
@@ -155,9 +156,16 @@ def _values(experiment: Experiment, run: Run, provenance: Provenance | None, tra
         "run": {name: getattr(run, name) for name in BINDING},
         "classes": list(train.classes),
         "category_ids": list(train.category_ids),
+        **_colors(train),
         "images": len(train),
         "data_sha256": train.fingerprint(),
     }
+
+
+def _colors(train: Any) -> dict[str, Any]:
+    """The colors of the classes, where the set has its own."""
+    palette = getattr(train, "palette", None)
+    return {} if palette is None else {"palette": [list(color) for color in palette]}
 
 
 def _agree(run: Run, workdir: Path, values: dict[str, Any], say: Callable[[str], None]) -> tuple[int, dict[str, Any]]:

@@ -8,8 +8,17 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from bifocals.data import eval_transform, has_split, open_split, train_transform
-from bifocals.evaluate import evaluate
+from bifocals.data import (
+    eval_transform,
+    has_map_split,
+    has_split,
+    map_eval_transform,
+    map_train_transform,
+    open_maps,
+    open_split,
+    train_transform,
+)
+from bifocals.evaluate import evaluate, evaluate_maps
 
 from .experiment import TaskName
 
@@ -51,4 +60,5 @@ def judge_detector(network: nn.Module, annotations: Any, **options: Any) -> Resu
 
 TASKS: Mapping[TaskName, Task] = {
     "detect": Task(open_split, has_split, train_transform, eval_transform, judge_detector),
+    "segment": Task(open_maps, has_map_split, map_train_transform, map_eval_transform, evaluate_maps),
 }

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.small_maps import FORMATS, SmallMaps
 from tests.data.small_set import SmallSet
 
 
@@ -25,3 +26,13 @@ def voc(tmp_path: Path) -> SmallSet:
 @pytest.fixture
 def yolo(tmp_path: Path) -> SmallSet:
     return SmallSet("yolo", tmp_path / "set").write()
+
+
+@pytest.fixture(params=FORMATS)
+def small_maps(request: pytest.FixtureRequest, tmp_path: Path) -> SmallMaps:
+    return SmallMaps(request.param, tmp_path / "maps").write()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SmallMaps:
+    return SmallMaps("label-folder", tmp_path / "maps").write()

@@ -21,7 +21,7 @@ def opened(root: Path, split: str, **options: object) -> tuple[list[str], list[s
 def pictures(folder: Path, *names: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name in names:
-        picture().save(folder / name)
+        picture(seed=sum(name.encode())).save(folder / name)  # two splits never share one
     return folder
 
 
@@ -180,9 +180,9 @@ def test_val_takes_the_labels_of_train(tmp_path: Path) -> None:
 
 
 def test_category_of_val_that_train_does_not_know(tmp_path: Path) -> None:
-    pictures(tmp_path / "images", "0.jpg")
+    pictures(tmp_path / "images", "0.jpg", "1.jpg")
     coco_file(tmp_path / "annotations" / "train.json", categories=((5, "cat"),))
-    coco_file(tmp_path / "annotations" / "val.json", categories=((5, "cat"), (6, "fox")))
+    coco_file(tmp_path / "annotations" / "val.json", "1.jpg", categories=((5, "cat"), (6, "fox")))
     with pytest.raises(DataError, match=r"val\.json: annotation 1: .*training set.* got category_id 6 'fox'"):
         opened(tmp_path, "val")
     assert len(check_dataset(tmp_path)) == 1

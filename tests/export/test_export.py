@@ -88,7 +88,7 @@ def test_the_certificate(nms_free: Exported) -> None:
         assert 0 <= parity["score"] < 1e-5
         assert parity["compared"] == 4 * size * 50
     assert record["num_images"] == 4
-    assert record["ap"] is None
+    assert record["accuracy"] is None
     for name in ("onnxruntime", "eager"):
         assert 0 < record["latency_ms"][name]["p50"] <= record["latency_ms"][name]["p90"]
     assert "in turns after 3 to warm up" in record["latency_protocol"]
@@ -146,9 +146,10 @@ def test_ap_before_and_after_on_real_annotations_and_on_the_input_of_training(tm
         images=[tmp_path / "0.png", tmp_path / "1.png"], annotations=annotations, ap_images=3, input=size, runs=1,
         log=lambda _: None,
     )
-    ap = certificate.ap
-    assert ap is not None
-    assert certificate.ap_images == 3
+    accuracy = certificate.accuracy
+    assert accuracy is not None
+    assert (accuracy.metric, accuracy.images) == ("AP", 3)
+    ap = accuracy.values
     assert list(ap) == ["training_input", "before", "after"]
     assert ap["before"] == pytest.approx(ap["after"], abs=1e-3)
     assert ap["after"] is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -45,6 +46,24 @@ def test_awkward_boxes_and_names_do_not_fail() -> None:
     )
     picture = draw_detections(image, rows, ["猫 🐈", "", "a name that is much longer than the picture is wide"])
     assert picture.size == (60, 50)
+
+
+def test_masks_are_painted_and_the_best_has_the_pixel() -> None:
+    image = Image.new("RGB", (200, 100), GRAY)
+    rows = detections((20, 20, 120, 80, 0.9, 1), (70, 20, 170, 80, 0.5, 2), (0, 0, 200, 100, 0.1, 3))
+    left, right = torch.zeros(4, 4), torch.ones(4, 4)
+    left[:, :3] = 1.0  # to x = 95
+    picture = draw_detections(image, replace(rows, masks=torch.stack([left, right, right])), ["a"] * 4, opacity=0.25)
+
+    def mixed(label: int) -> tuple[int, ...]:
+        return tuple(round(0.75 * 128 + 0.25 * c) for c in class_color(label))
+
+    assert picture.getpixel((40, 50)) == picture.getpixel((80, 50)) == mixed(1)
+    assert picture.getpixel((110, 50)) == mixed(2)  # within the box of the best, beyond its mask
+    assert picture.getpixel((185, 90)) == GRAY  # the third lies below the score
+    assert image.getcolors() == [(200 * 100, GRAY)]
+    with pytest.raises(ValueError, match="an opacity from 0 to 1, got 2"):
+        draw_detections(image, rows, ["a"], opacity=2)
 
 
 def test_a_tensor_and_a_picture_give_the_same() -> None:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from bifocals.predict import stable_top, top_pairs
+from bifocals.predict import top_pairs
+from bifocals.structures import stable_top
 
 
 def plain_top(values: list[float], k: int) -> list[int]:

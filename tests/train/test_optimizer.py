@@ -76,6 +76,14 @@ def test_cosine_by_hand():
         [1.0, (1 + 2**-0.5) / 2, 0.5, (1 - 2**-0.5) / 2])
 
 
+def test_poly_by_hand():
+    """MoSegNAS: .01 (1 - it / 40000)^.9."""
+    optim = Optim("sgd", lr=0.01, schedule="poly", warmup_steps=0)
+    for step, expected in ((0, 1.0), (10_000, 0.75**0.9), (20_000, 0.5**0.9), (39_999, 40_000**-0.9)):
+        assert learning_rate_factor(optim, step, 40_000) == pytest.approx(expected)
+    assert learning_rate_factor(replace(optim, power=2.0), 10, 40) == pytest.approx(0.75**2)
+
+
 def test_warm_up_multiplies_the_schedule():
     optim = Optim(schedule="step", milestones=(0.5,), warmup_steps=8, warmup_factor=0.5)
     assert learning_rate_factor(optim, 2, 80) == pytest.approx(0.5 + 0.5 * 2 / 8)
@@ -125,6 +133,28 @@ def test_one_adamw_step_by_hand():
     assert network.weight.item() == pytest.approx(2.0 - 0.1 * 0.5 * 2.0 - 0.1, abs=1e-6)
 
 
+def test_the_head_learns_at_its_own_rate_and_vectors_need_not_decay():
+    network = Parts()
+    optim = Optim("sgd", lr=0.01, backbone_lr_factor=1.0, head_lr_factor=10.0, weight_decay=5e-4, decay_norms=False,
+                  schedule="constant", warmup_steps=0)
+    optimizer = build_optimizer(network, optim)
+    groups = {(g["base_lr"], g["weight_decay"]): {tuple(p.shape) for p in g["params"]}
+              for g in optimizer.param_groups}
+    assert groups == {(0.01, 5e-4): {(4, 4, 3, 3)}, (0.01, 0.0): {(4,)}, (0.1, 5e-4): {(4, 4, 3, 3), (1, 4, 1, 1)},
+                      (0.1, 0.0): {(4,), (1,)}}
+    assert set_learning_rate(optimizer, replace(optim, schedule="poly", power=1.0), 1, 2) == pytest.approx(0.005)
+    assert {g["lr"] for g in optimizer.param_groups} == {0.005, 0.05}
+    # Without a gradient, decay alone moves a weight: by lr * decay of itself.
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    for p in network.parameters():
+        p.grad = torch.zeros_like(p) if p.requires_grad else None
+    optimizer.step()
+    for name, p in network.named_parameters():
+        rate = 0.05 if name.startswith("head.") else 0.005
+        moved = 1 - rate * 5e-4 if p.requires_grad and p.ndim > 1 else 1
+        torch.testing.assert_close(p.detach(), before[name] * moved)
+
+
 def test_gradient_norm_is_of_all_gradients_together():
     a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(1))
     a.grad, b.grad = torch.tensor([2.0, 3.0]), torch.tensor([6.0])
@@ -140,7 +170,7 @@ def test_a_network_that_cannot_learn_is_refused():
     ({"name": "adam"}, "name to be one of"), ({"lr": 0.0}, "lr to be a positive number, got 0.0"),
     ({"lr": float("nan")}, "lr"), ({"clip_norm": -1.0}, "clip_norm"), ({"batch_size": 0}, "batch_size"),
     ({"milestones": (8, 11)}, "fractions of training"), ({"warmup_factor": 2.0}, "warmup_factor"),
-    ({"ema": 1.0}, "ema"), ({"schedule": "poly"}, "schedule"), ({"weight_decay": -0.1}, "weight_decay"),
+    ({"ema": 1.0}, "ema"), ({"schedule": "linear"}, "schedule"), ({"power": 0.0}, "power"), ({"weight_decay": -0.1}, "weight_decay"),
 ])  # fmt: skip
 def test_impossible_values_are_refused(change, message):
     with pytest.raises(ValueError, match=message):

@@ -1,0 +1,155 @@
+"""Where images with label maps are: from a folder to checked label maps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from .camvid import camvid_classes, read_camvid
+from .checking_maps import check_maps
+from .cityscapes import read_cityscapes
+from .coco_stuff import read_coco_stuff
+from .dataset import philox_order
+from .defects import DataError, Defect
+from .draft import Log, apply_policy
+from .file_names import relative_name
+from .finding import Layout, MapFormat, choose_split, layouts, only_layout
+from .finding_maps import EXPECTED_MAPS, find_map_layout, map_layouts
+from .label_folder import folder_classes, label_folders, read_label_folder
+from .label_maps import LabelMaps
+from .map_draft import MapDraft
+from .source import Data, SplitName, data_root
+from .voc_maps import read_voc_maps
+
+_NAMED = 30  # classes whose names are printed
+
+
+def open_maps(
+    data: Data,
+    split: SplitName,
+    log: Log | None = print,
+    *,
+    classes: Sequence[str] | None = None,
+    whole: bool = True,
+) -> LabelMaps:
+    """Finds format and splits, pairs pictures with label maps, checks all of them, and applies `data.on_defect`.
+
+    classes: names in the order of the labels, to open a set with the classes of a trained model; by default
+    `data.classes`, else those of the set. `data.classes` also names the classes of a set that has no list of its own.
+    whole: look at every pixel of the labels and make sure that each picture is complete, not at headers alone.
+    Prints what it found and why. Raises `DataError` with one line for each defect, ValueError without such a split.
+    """
+    root = data_root(data)
+    layout = map_layout(data, root)
+    if log is not None:
+        log(f"data: {root} is {layout.format}: {layout.reason}")
+    draft, name = _read_split(data, layout, root, split, classes, log)
+    maps = apply_policy(check_maps(draft, whole, log), data.on_defect, f"{root}, split {name}", log)
+    if log is not None:
+        log(f"data: {split} = {name}: {maps.summary()}")
+    return maps
+
+
+def has_map_split(data: Data, split: SplitName) -> bool:
+    """Whether `open_maps` would find this split."""
+    root = data_root(data)
+    layout = map_layout(data, root)
+    if choose_split(layout, split, getattr(data, split), root) is not None:
+        return True
+    return split == "val" and data.holdout > 0 and choose_split(layout, "train", data.train, root) is not None
+
+
+def check_map_set(data: Data, log: Log | None = None) -> list[Defect]:
+    """All defects of all splits of a segmentation set. Raises ValueError without one."""
+    root = data_root(data)
+    layout = map_layout(data, root)
+    if log is not None:
+        log(f"data: {root} is {layout.format}: {layout.reason}")
+    defects: list[Defect] = []
+    for split in ("train", "val", "test"):
+        if choose_split(layout, split, getattr(data, split), root) is None:
+            continue
+        try:
+            draft, name = _read_split(data, layout, root, split, None, log)
+            draft = check_maps(draft, log=log)
+        except DataError as error:
+            defects += error.defects or [Defect(str(root), f"split {split}", str(error), "it", fatal=True)]
+            continue
+        if layout.format == "cityscapes" and split == "test" and any(defect.fatal for defect in draft.defects):
+            if log is not None:
+                log("data: the benchmark keeps the labels of test to itself; there is nothing to check")
+            continue
+        defects += draft.defects
+        if log is not None:
+            log(f"data: {split} = {name}: {draft.annotations.summary()}")
+    return list(dict.fromkeys(defects))
+
+
+def map_layout(data: Data, root: Path) -> Layout:
+    """The layout of a segmentation set. Raises ValueError where the folder is none, also where it is of boxes."""
+    for wanted in get_args(MapFormat):
+        if data.format == wanted:
+            return find_map_layout(root, wanted)
+    found = map_layouts(root) if data.format == "auto" else {}
+    boxes = {} if found else layouts(root)
+    if boxes:
+        reasons = "; ".join(f"{name}: {layout.reason}" for name, layout in boxes.items())
+        raise ValueError(f"{root} expected label maps for segmentation, got objects to detect ({reasons}).")
+    return only_layout(root, found, EXPECTED_MAPS)
+
+
+def _read_split(
+    data: Data, layout: Layout, root: Path, split: SplitName, classes: Sequence[str] | None, log: Log | None
+) -> tuple[MapDraft, str]:
+    chosen = choose_split(layout, split, getattr(data, split), root)
+    held_out = split in ("train", "val") and data.holdout > 0 and choose_split(layout, "val", data.val, root) is None
+    if chosen is None and split == "val" and held_out:
+        chosen = choose_split(layout, "train", data.train, root)
+    if chosen is None:
+        found = ", ".join(layout.splits) or "none"
+        hint = " or hold some of the training images out with --data.holdout 0.2" if split == "val" else ""
+        raise ValueError(f"{root} expected a {split} split, got {found}; name one with --data.{split}{hint}.")
+    name, place = chosen
+    wanted, given = classes or data.classes or None, data.classes or classes or ()
+    if layout.format == "cityscapes":
+        draft = read_cityscapes(root, relative_name(place, root / "leftImg8bit"), classes=wanted)
+    elif layout.format == "camvid":
+        draft = read_camvid(root, relative_name(place, root), camvid_classes(root, given), classes=wanted)
+    elif layout.format == "voc-maps":
+        draft = read_voc_maps(root, None if place.is_dir() else place, classes=wanted)
+    elif layout.format == "cocostuff":
+        draft = read_coco_stuff(root, place, classes=wanted)
+    else:
+        folders = label_folders(root)
+        pair = folders.get(name) or folders.get("")
+        if pair is None:
+            raise ValueError(f"data.{split} expected one of {', '.join(folders)}, got {name!r}.")
+        draft = read_label_folder(root, pair, folder_classes(root, given), classes=wanted)
+    if log is not None:
+        names = draft.annotations.classes
+        listed = ", ".join(f"{label} {name}" for label, name in enumerate(names[:_NAMED]))
+        log(f"data: labels: {listed}{f' ... {len(names)} in all' if len(names) > _NAMED else ''}")
+    if held_out:
+        draft = _hold_out(draft, data.holdout, split, log)
+    return draft, name
+
+
+def _hold_out(draft: MapDraft, share: float, split: str, log: Log | None) -> MapDraft:
+    """Every image falls to train or val by a draw of its own place in the set, the same at each call."""
+    num = len(draft.annotations)
+    order = philox_order(0, 0, num)
+    cut = round(num * share)
+    kept = np.sort(order[:cut] if split == "val" else order[cut:])
+    place = {int(old): new for new, old in enumerate(kept)}
+    defects = tuple(
+        replace(d, images=tuple(place[i] for i in d.images if i in place))
+        for d in draft.defects
+        if not d.images or any(i in place for i in d.images)
+    )
+    if log is not None:
+        log(f"data: no val split: {cut} of {num} training images are held out as val")
+    return replace(draft, annotations=draft.annotations.subset(kept), defects=defects)
