@@ -39,6 +39,7 @@ class DTP(nn.Module):
     """
 
     performance: Tensor
+    focus: Tensor
     sums: Tensor
 
     def __init__(
@@ -57,7 +58,8 @@ class DTP(nn.Module):
         if not 0 < decay <= 1 or min(focus) < 0:
             raise ValueError(f"DTP expected decay in (0, 1] and focus of 0 or more, got {decay} and {focus}.")
         self.kpi, self.decay, self.normalize, self.faithful = kpi, decay, normalize, faithful
-        self.focus, self.sides = focus, sides
+        self.sides = sides
+        self.register_buffer("focus", torch.tensor(focus), persistent=False)
         self.register_buffer("performance", torch.full((2,), torch.nan))
         # Numerators and denominators of this step: class side, box side. Empty at each checkpoint.
         self.register_buffer("sums", torch.zeros(2, 2), persistent=False)
@@ -66,7 +68,7 @@ class DTP(nn.Module):
     def weights(self) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
         """The weights of class side and box side in the next step."""
         k = self.performance if self.faithful else self.performance.clamp(*RANGE)
-        weights = (1 - k).pow(k.new_tensor(self.focus)) * -k.log()
+        weights = (1 - k).pow(self.focus) * -k.log()
         if self.normalize:
             weights = 2 * weights / weights.sum()
         cls, reg = torch.where(self.performance.isnan(), 1.0, weights).unbind()
@@ -87,12 +89,12 @@ class DTP(nn.Module):
         right, judged = self._classes(matched)
         boxes = matched.iou.detach()
         self.sums = self.sums + torch.stack([torch.stack([right, judged]),
-                                             torch.stack([boxes.sum(), boxes.new_tensor(float(len(boxes)))])])
+                                             torch.stack([boxes.sum(), boxes.new_full((), len(boxes))])])
 
     def _classes(self, matched: Matched) -> tuple[Tensor, Tensor]:
         if self.kpi == "probability":
             probability = matched.probability.detach()
-            return probability.sum(), probability.new_tensor(float(len(probability)))
+            return probability.sum(), probability.new_full((), len(probability))
         logits, matches = matched.output.logits.detach(), matched.matches
         if self.kpi == "softmax":
             labels = torch.full(logits.shape[:2], logits.shape[2] - 1, device=logits.device)

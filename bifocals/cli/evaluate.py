@@ -90,7 +90,7 @@ def evaluate_run(
             workers=workers, save=save,
         )
     refuse("evaluate", trained, {"tta-scales": bool(tta_scales), "window-hw": window_hw is not None})
-    annotations = open_split(data_of(trained, data_root), split, classes=trained.classes)
+    annotations = open_split(data_of(trained, data_root), split, classes=trained.classes, masks=experiment.masks)
     if crowd:
         crowd_metrics({}, annotations)  # what it cannot work with is said before the network runs
     chosen = of_output(experiment.postprocess, output, "bifocals evaluate")

@@ -64,6 +64,11 @@ def export_run(
     """
     trained = load(workdir, weights)
     experiment = trained.experiment
+    segments, suppression = experiment.task == "segment", parse_nms(nms)
+    if argmax and not segments:
+        raise ValueError(f"bifocals export expected a segmenter for --argmax, got the detector in {workdir}.")
+    if suppression != "default" and segments:
+        raise ValueError(f"bifocals export expected a detector for --nms, got the segmenter in {workdir}.")
     output = output or experiment.output
     path = out or workdir / f"{output}.onnx"
     data = replace(experiment.data, root=data_root) if data_root else experiment.data
@@ -78,14 +83,9 @@ def export_run(
         "input": experiment.input,
         "certificate_name": CERTIFICATE if output == experiment.output else f"{path.stem}.{CERTIFICATE}",
     }
-    if experiment.task == "segment":
-        if nms != "default":
-            raise ValueError(f"bifocals export expected --nms for a detector, got {nms!r} for the segmenter in {workdir}.")
+    if segments:
         export_segmenter(trained.network, path, argmax=argmax, maps=labeled, miou_images=ap_images, **given)
     else:
-        if argmax:
-            raise ValueError(f"bifocals export expected --argmax for a segmenter, got it for the detector in {workdir}.")
-        suppression = parse_nms(nms)
         if suppression != "default":
             given["postprocess"] = replace(given["postprocess"], nms=suppression)
         export_onnx(shipped(trained, output), path, annotations=labeled, ap_images=ap_images, **given)

@@ -75,6 +75,8 @@ class Subject:
     told: dict[str, Any]
     sentence: str
     out: str
+    copies: int
+    """Images that a loss saw at once in training."""
 
 
 def run(argv: list[str]) -> int:
@@ -108,10 +110,11 @@ def inspect_run(
     trained = load(workdir, weights)
     objective, state = load_objective(trained)
     data = replace(trained.experiment.data, root=data_root) if data_root else trained.experiment.data
+    accumulate = int(trained.run_json["run"]["accumulate"])
     told = {"trained": True, "workdir": str(workdir), "weights": trained.weights, "step": trained.step, "state": state}
     sentence = f"{workdir}: {trained.weights} weights, of step {trained.step}; {state}"
     return show(look, Subject(trained.network, objective, trained.experiment, trained.classes, data, told, sentence,
-                              str(workdir / "assign-")))
+                              str(workdir / "assign-"), trained.experiment.optim.batch_size // accumulate))
 
 
 def inspect_recipe(name: str, argv: list[str]) -> int:
@@ -138,7 +141,7 @@ def inspect_recipe(name: str, argv: list[str]) -> int:
                 f"weights say little. {began}")
     short = Path(name.rsplit(":", 1)[-1]).name
     return show(look, Subject(network.eval(), experiment.objective().eval(), experiment, classes, experiment.data, told,
-                              sentence, f"assign-{short}-"))
+                              sentence, f"assign-{short}-", experiment.optim.batch_size))
 
 
 def show(look: Look, subject: Subject) -> int:
@@ -155,7 +158,7 @@ def show(look: Look, subject: Subject) -> int:
     found = inspect_assignment(
         subject.network, subject.objective, image, target, output=look.output or experiment.output,
         own="own" in look.assigners, rivals=rivals, drop_equal=look.assigners == COMPARED,
-        copies=experiment.optim.batch_size,
+        copies=subject.copies,
     )
     file = annotations.files[index]
     out = look.out or Path(f"{subject.out}{Path(file).stem}.png")

@@ -45,14 +45,14 @@ def load_camvid(
 
 
 def camvid_classes(root: Path, names: Sequence[str] = ()) -> ClassList:
-    """The classes of a folder in this layout: its own class list, else `names`, else CamVid's eleven.
+    """The classes of a folder in this layout: its own class list, else `names` of other classes, else CamVid's eleven.
 
     The number behind those of the classes is void, as is 255.
     """
     path = find_class_list(root)
     if path is not None:
         return read_class_list(path, relative_name(path, root))
-    if names:
+    if not set(names) <= set(CAMVID):
         return ClassList.numbered(names, (len(names), IGNORED), source="the classes given")
     colors = tuple(CAMVID.values())
     void = (len(CAMVID), IGNORED)

@@ -98,7 +98,8 @@ def save_label_folder(maps: LabelMaps, root: Path | str, split: str = "train", c
         stems[file.stem] = str(file)
         image = Image.fromarray(maps.labels(index))
         if maps.palette is not None:
-            image.putpalette([part for color in maps.palette for part in color])
+            # All 256 colors: with fewer Pillow saves fewer bits, and 255 would be lost.
+            image.putpalette([part for color in maps.palette for part in color] + [0, 0, 0] * (256 - len(maps.palette)))
         image.save(labels / f"{file.stem}.png")
         if copy_images:
             shutil.copyfile(maps.image_path(index), pictures / file.name)

@@ -114,7 +114,7 @@ def read_labels(
     except ImageProblem as problem:
         raise DataError(f"{one_line(str(path))}: {one_line(str(problem))}") from None
     with image:
-        return mapping[stored_values(image, head, colors)]
+        return mapping.take(stored_values(image, head, colors))
 
 
 def color_codes(colors: UInt8[np.ndarray, "... 3"]) -> NDArray[np.int32]:

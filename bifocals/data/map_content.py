@@ -110,8 +110,9 @@ def _contradiction(
         return None
     value, name = others[0]
     means = repr(name_of[value]) if value in name_of else "no class"
-    what = "expected a palette with each class in its color (are the colors right, say \"labels\": \"colors\" in "
-    return ImageProblem(f"{what}classes.json, else repair the palette)", f"number {value} ({means}) in that of {name!r}")
+    advice = 'where its colors are right, say "labels": "colors" in classes.json, else repair it'
+    what = f"expected a palette with each class in its color ({advice})"
+    return ImageProblem(what, f"number {value} ({means}) in that of {name!r}")
 
 
 def _explained(problem: ImageProblem, head: LabelHead, path: Path | str, draft: MapDraft) -> ImageProblem:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from .class_list import ClassList, LabelTable, label_table
-from .defects import DataError, Defect
+from .defects import DataError, Defect, data_error
 from .file_names import image_files, name_problem, relative_name
 from .images import ImageProblem
 from .label_maps import Color, LabelMaps
@@ -133,7 +133,7 @@ def draft_maps(
     if len(concerned) == len(pairs.files) and not any(os.path.lexists(root / name) for name in pairs.label_files):
         what = "expected a label map as PNG for some of the pictures"
         value = f"none for {len(pairs.files)}, the first would be {pairs.label_files[0]}"
-        raise DataError(f"{subject}: {what}, got {value}.", [Defect(subject, "folder", what, value, fatal=True)])
+        raise data_error(str(root), [Defect(subject, "folder", what, value, fatal=True)])
     kinds, colors = _sample(root, pairs)
     colored = listed.labels == "colors" or (
         listed.labels == "auto" and listed.colors is not None and kinds.most_common(1)[:1] == [("rgb", kinds["rgb"])]

@@ -21,6 +21,7 @@ from .finding import Layout, MapFormat, choose_split, layouts, only_layout
 from .finding_maps import EXPECTED_MAPS, find_map_layout, map_layouts
 from .label_folder import folder_classes, label_folders, read_label_folder
 from .label_maps import LabelMaps
+from .leaks import find_leaks
 from .map_draft import MapDraft
 from .source import Data, SplitName, data_root
 from .voc_maps import read_voc_maps
@@ -64,12 +65,16 @@ def has_map_split(data: Data, split: SplitName) -> bool:
 
 
 def check_map_set(data: Data, log: Log | None = None) -> list[Defect]:
-    """All defects of all splits of a segmentation set. Raises ValueError without one."""
+    """All defects of all splits of a segmentation set; pictures that two splits share are some, too.
+
+    Raises ValueError without a set.
+    """
     root = data_root(data)
     layout = map_layout(data, root)
     if log is not None:
         log(f"data: {root} is {layout.format}: {layout.reason}")
     defects: list[Defect] = []
+    checked: dict[str, LabelMaps] = {}
     for split in ("train", "val", "test"):
         if choose_split(layout, split, getattr(data, split), root) is None:
             continue
@@ -84,9 +89,10 @@ def check_map_set(data: Data, log: Log | None = None) -> list[Defect]:
                 log("data: the benchmark keeps the labels of test to itself; there is nothing to check")
             continue
         defects += draft.defects
+        checked[split] = draft.annotations
         if log is not None:
             log(f"data: {split} = {name}: {draft.annotations.summary()}")
-    return list(dict.fromkeys(defects))
+    return [*dict.fromkeys(defects), *find_leaks(checked, root)]
 
 
 def map_layout(data: Data, root: Path) -> Layout:
@@ -118,7 +124,7 @@ def _read_split(
     if layout.format == "cityscapes":
         draft = read_cityscapes(root, relative_name(place, root / "leftImg8bit"), classes=wanted)
     elif layout.format == "camvid":
-        draft = read_camvid(root, relative_name(place, root), camvid_classes(root, given), classes=wanted)
+        draft = read_camvid(root, relative_name(place, root), camvid_classes(root, data.classes), classes=wanted)
     elif layout.format == "voc-maps":
         draft = read_voc_maps(root, None if place.is_dir() else place, classes=wanted)
     elif layout.format == "cocostuff":

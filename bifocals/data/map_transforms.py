@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
+from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -127,12 +129,12 @@ def resize_labels(
     """
     kept_rows = _centers(labels.shape[0], size_hw[0])[rows]
     kept_columns = _centers(labels.shape[1], size_hw[1])[columns]
-    return labels[kept_rows[:, None], kept_columns]
+    return torch.from_numpy(labels.numpy()[kept_rows].take(kept_columns, axis=1))  # torch's indexing takes five times
 
 
-def _centers(old: int, new: int) -> Tensor:
+def _centers(old: int, new: int) -> NDArray[np.int64]:
     # Whole numbers: (i + 1/2) * old / new, rounded down, without a rounding error at borders of pixels.
-    return (2 * torch.arange(new) + 1) * old // (2 * new)
+    return (2 * np.arange(new) + 1) * old // (2 * new)
 
 
 def _resize(image: UInt8[Tensor, "3 H W"], size_hw: tuple[int, int]) -> UInt8[Tensor, "3 h w"]:

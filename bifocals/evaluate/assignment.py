@@ -169,7 +169,8 @@ def inspect_assignment(
     """
     batch = collate([(image, target)], int(getattr(network, "size_divisor", 1)))
     target = target.without_crowd()
-    with _evaluation_mode(network), _evaluation_mode(objective), torch.no_grad():
+    # Some assigners sample; what they draw is not to change the caller's random numbers.
+    with _evaluation_mode(network), _evaluation_mode(objective), torch.no_grad(), torch.random.fork_rng(devices=[]):
         outputs = network(batch.images)
         if output not in outputs:
             raise ValueError(f"inspect_assignment expected an output of {sorted(outputs)}, got {output!r}.")

@@ -56,12 +56,13 @@ class Confusion:
 
     @property
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Right pixels, true pixels and predicted pixels of each class, and what `rule` adds below the line."""
+        """Right pixels, true pixels and predicted pixels of each class."""
         counts = self.counts.double()
         return counts.diagonal(), counts.sum(dim=1), counts.sum(dim=0)
 
     @property
     def _added(self) -> int:
+        """What the rule adds below the line."""
         return 1 if self.rule == "plus_one" else 0
 
     @property

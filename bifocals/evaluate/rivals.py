@@ -6,7 +6,7 @@ Letters: P priors.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Literal
 
 import torch
@@ -92,11 +92,11 @@ def describe(part: Any) -> str:
     """The class of a part, and those of its fields that are not at their defaults: `FCOS(center_radius=1.5)`."""
     if not is_dataclass(part) or isinstance(part, type):
         return getattr(part, "__name__", type(part).__name__)
-    try:
-        usual = type(part)()
-    except TypeError:  # a field without a default
-        return repr(part)
-    named = [f.name for f in fields(part) if f.init and getattr(part, f.name) != getattr(usual, f.name)]
+
+    def usual(field: Field[Any]) -> Any:
+        return field.default if field.default_factory is MISSING else field.default_factory()
+
+    named = [f.name for f in fields(part) if f.init and getattr(part, f.name) != usual(f)]
     values = [f"{name}={describe(v) if is_dataclass(v := getattr(part, name)) else repr(v)}" for name in named]
     return f"{type(part).__name__}({', '.join(values)})" if values else type(part).__name__
 

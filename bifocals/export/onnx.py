@@ -71,8 +71,8 @@ def export_onnx(
     pictures = [image if isinstance(image, Tensor) else read_image(image) for image in images]
     require("export_onnx", network, output, input_hw, pictures, input_dtype)
     if isinstance(network, TwoStageDetector) and output != "roi":
-        raise ValueError(f"export_onnx expected the output 'roi' of a two-stage detector, got {output!r}; its proposals "
-                         "are part of the graph.")
+        raise ValueError(f"export_onnx expected the output 'roi' of a two-stage detector, got {output!r}; its "
+                         "proposals are part of the graph.")
     metadata = Metadata(
         classes=tuple(classes),
         input_hw=(int(input_hw[0]), int(input_hw[1])),

@@ -48,7 +48,9 @@ class RoIProgram(nn.Module):
     def takes_size(self) -> bool:
         return self.postprocess.nms is not None or self.network.mask is not None
 
-    def forward(self, images: Num[Tensor, "B 3 H W"], size_hw: Int64[Tensor, "B 2"] | None = None) -> tuple[Tensor, ...]:
+    def forward(
+        self, images: Num[Tensor, "B 3 H W"], size_hw: Int64[Tensor, "B 2"] | None = None
+    ) -> tuple[Tensor, ...]:
         net, p = self.network, self.postprocess
         canvas = (images.shape[2], images.shape[3])
         levels = net.neck(net.backbone(images))
@@ -106,7 +108,8 @@ class RoIProgram(nn.Module):
         assert p.nms is not None
         of_class, rows = scores.transpose(1, 2), boxes.transpose(1, 2)  # [B, C, R]
         flat = of_class.flatten(0, 1)
-        kept = class_nms(rows.flatten(0, 1), flat, torch.zeros_like(flat, dtype=torch.int64), 1, p.nms, p.max_detections)
+        none = torch.zeros_like(flat, dtype=torch.int64)
+        kept = class_nms(rows.flatten(0, 1), flat, none, 1, p.nms, p.max_detections)
         return torch.where(kept.view_as(of_class).transpose(1, 2), scores, 0.0)
 
     def masks(

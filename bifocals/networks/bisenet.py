@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float, Num
 from torch import Tensor, nn
@@ -34,15 +34,15 @@ class PixelHead(nn.Module):
 class BiSeNet(nn.Module):
     """images [B, 3, H, W], RGB 0..255, H and W multiples of `size_divisor` -> class logits at a stride of their own.
 
-    `main`: stride 8. In training also `aux16` and `aux32`, heads on the context path, of strides 8 and 16, which are not
-    computed in evaluation. `STRIDES` says it for whoever enlarges them; nothing is enlarged here.
+    `main`: stride 8. In training also `aux16` and `aux32`, heads on the context path, of strides 8 and 16; evaluation
+    does not compute them. `STRIDES` says it for whoever enlarges them; nothing is enlarged here.
 
     backbone: gives C2..C5 of strides 4..32, has `channels` of each and `normalize` for the pixels; any body fits.
     spatial_path: without it there is no fusion, and the main head reads the context path alone. width: channels of both
     paths. head_width, aux_width: channels inside the heads. aux: False leaves the auxiliary heads out.
     """
 
-    STRIDES = {"main": 8, "aux16": 8, "aux32": 16}  # noqa: RUF012
+    STRIDES: ClassVar[dict[str, int]] = {"main": 8, "aux16": 8, "aux32": 16}
     size_divisor = 32
     outputs = ("main",)
 
@@ -82,8 +82,9 @@ class BiSeNet(nn.Module):
     ) -> dict[str, Float[Tensor, "B C _ _"]]:
         """The targets are not looked at. ValueError in training for a single image, which has no batch statistics."""
         if self.training and len(images) < 2:
-            raise ValueError("BiSeNet expected at least 2 images at a time in training, got 1: batch norms over averages "
-                             "of an image see one number for each. Processes and --run.accumulate share a batch.")
+            raise ValueError("BiSeNet expected at least 2 images at a time in training, got 1: batch norms over "
+                             "averages of an image see one number for each; processes and --run.accumulate share a "
+                             "batch.")
         at8, at16 = self.context(self.backbone(images)[1:])
         features = at8
         if self.spatial is not None:

@@ -48,6 +48,8 @@ class RetinaHead:
     """What the box loss is divided by; none divides it as the other."""
     scales: bool = True
     """Each level has a learned scale for its deltas, as FCOS has for its distances; the first releases have none."""
+    apart: bool = False
+    """The losses of each image are divided by its own positives, and their mean is taken (torchvision)."""
 
     @staticmethod
     def legacy() -> RetinaHead:
@@ -61,6 +63,15 @@ class RetinaHead:
             anchors=Anchors(offset=0.5, rounded=True), coder=DeltaCoder((0.1, 0.1, 0.2, 0.2)),
             matching=MaxIoU(padding=None), prior_probability=0.02, beta=0.11, box_weight=0.25,
             normalizer="with_images", box_normalizer="reduced", scales=False,
+        )
+
+    @staticmethod
+    def torchvision() -> RetinaHead:
+        """The head of torchvision's `retinanet_resnet50_fpn`, for towers without norm and P6 from P5: its weights give
+        the same boxes, its training the same losses. Its class 0 is one that no object has."""
+        return RetinaHead(
+            anchors=Anchors(rule="torchvision"), coder=DeltaCoder(center_limit=1e6),
+            matching=MaxIoU(padding=None, keep_best=True), scales=False, apart=True,
         )
 
 
@@ -81,7 +92,7 @@ def retina_branch(head: RetinaHead = RetinaHead(), weight: float = 1.0) -> Dense
         "cls": named_cls_loss(head.cls_loss, head.normalizer),
         "box": named_box_loss(head.box_loss, coder=head.coder, normalizer=normalizer, beta=head.beta),
     }
-    return DenseBranch(head.matching, losses, Fixed({"box": head.box_weight}), weight=weight)
+    return DenseBranch(head.matching, losses, Fixed({"box": head.box_weight}), weight=weight, apart=head.apart)
 
 
 def retinanet(
@@ -91,6 +102,7 @@ def retinanet(
     nms: float = 0.5,
     max_detections: int = 100,
     balance: Balance = Balance(),
+    init: str | None = None,
     backbone: Backbone = Backbone(),
     towers: Towers = Towers(),
     input: Input = Input(),
@@ -113,6 +125,8 @@ def retinanet(
         nms: IoU above which the better of two detections of a class removes the other.
         max_detections: Detections of an image.
         balance: Who weighs class against box losses: --balance alwa1, alwa2, dwa, dtp, guided or fixed.
+        init: A trained detector to start from: a run of ours, of which body, pyramid and towers are taken, or a file of
+            torchvision's RetinaNet (towers without norm; of the v2 with norm and P6 from c5).
         backbone: The body and its weights.
         towers: Width and depth of pyramid and towers.
         input: Size of the images and augmentation.
@@ -125,7 +139,8 @@ def retinanet(
         Experiment(
             network=dense_network(backbone, {output: retina_predictor(head)}, towers=towers, extra=extra,
                                   relu_before_p7=relu_before_p7, scales=head.scales),
-            start=start_from(backbone),
+            start=start_from(backbone, init),
+            start_once=init is not None,
             objective=lambda: Objective({output: retina_branch(head)}),
             postprocess={output: replace(RETINA_POSTPROCESS, nms=nms, max_detections=max_detections)},
             output=output,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
@@ -15,6 +16,7 @@ from .markers import dashed_rectangle, draw_marker, draw_ring, radius_of
 from .page import INK, SOFT, WHITE, Page, tile
 from .panel import Panel, View, weight_fills
 
+_MARGIN = 24  # pixels of the image that are shown around the objects
 _LISTED = 12  # objects without any prior that a caption names
 
 EXPLAINED = {
@@ -47,18 +49,24 @@ def assignment_picture(
     the points of the finest level stand apart. focus: number of the object shown close; by default the one of the most
     extras. ValueError for a number that no object has.
     """
-    height, width = look.target.size_hw
-    num_objects = len(look.target.labels)
+    (height, width), num_objects = look.target.size_hw, len(look.target.labels)
     if focus is not None and not 0 <= focus < num_objects:
         raise ValueError(f"assignment_picture expected an object of 0 to {num_objects - 1}, got {focus}.")
-    side = panel or min(max(round(1.2 * max(height, width)), 620), 940)
-    view = View((0.0, 0.0, float(width), float(height)), side / max(height, width))
+    window = window_of(look)
+    x1, y1, x2, y2 = window
+    longer = max(x2 - x1, y2 - y1)
+    side = panel or min(max(round(1.2 * longer), 620), 940)
+    view = View(window, side / longer)
     finest = _marker(look, view.scale)
     page = Page(view.size[0])
     for line in heading:
         page.text(line, 17)
     for line in look.left_out:
         page.text(f"not shown: {line}", 14, SOFT)
+
+    if window != (0, 0, width, height):
+        page.text(f"shown: the part around the objects, x {x1:g} to {x2:g} and y {y1:g} to {y2:g} of what the network "
+                  "sees", 14, SOFT)
 
     page.section("Which priors each assigner takes")
     page.paste(_legend(look, finest, page.width))
@@ -67,7 +75,7 @@ def assignment_picture(
         drawn = Panel(look, view)
         drawn.objects(without=choice.without(num_objects))
         drawn.pairs(choice, weight_fills(choice), outlined=True, finest=finest)
-        tiles.append(tile(drawn.done(), choice.title, _counted(choice, num_objects)))
+        tiles.append(tile(drawn.done(), choice.title, counted(choice, num_objects, window)))
     page.grid(tiles)
 
     for choice in [c for c in look.choices if c.own and c.factors]:
@@ -84,6 +92,18 @@ def assignment_picture(
         page.section(f"Object {chosen} ({name}) close, by {choice.title}: the priors that count most{extras}")
         page.paste(closeup(look, choice, chosen, page.width))
     return page.done()
+
+
+def window_of(look: ImageAssignment) -> tuple[float, float, float, float]:
+    """The part of the image that holds all objects, where that is much smaller than the image."""
+    (height, width), boxes = look.target.size_hw, look.target.boxes
+    whole = (0.0, 0.0, float(width), float(height))
+    if not len(boxes):
+        return whole
+    (x1, y1), (x2, y2) = boxes[:, :2].amin(dim=0).tolist(), boxes[:, 2:].amax(dim=0).tolist()
+    x1, y1 = max(0, math.floor(x1 - _MARGIN)), max(0, math.floor(y1 - _MARGIN))
+    x2, y2 = min(width, math.ceil(x2 + _MARGIN)), min(height, math.ceil(y2 + _MARGIN))
+    return (x1, y1, x2, y2) if (x2 - x1) * (y2 - y1) < 0.7 * width * height else whole
 
 
 def _close(choices: Sequence[Choice]) -> list[Choice]:
@@ -121,7 +141,7 @@ def _weights(
     return tiles, same
 
 
-def _counted(choice: Choice, num_objects: int) -> str:
+def counted(choice: Choice, num_objects: int, window: tuple[float, float, float, float]) -> str:
     levels = [(float(choice.priors.strides[start]), count)
               for start, count in zip(choice.priors.level_starts, choice.per_level(), strict=True)]
     text = f"{len(choice)} pairs"
@@ -133,6 +153,10 @@ def _counted(choice: Choice, num_objects: int) -> str:
     if missing := choice.without(num_objects):
         named = ", ".join(map(str, missing[:_LISTED]))
         text += f"; none for object {named}{' ...' if len(missing) > _LISTED else ''}"
+    points = choice.priors.points[choice.match.prior]
+    inside = (points >= points.new_tensor(window[:2])) & (points <= points.new_tensor(window[2:]))
+    if hidden := len(choice) - int(inside.all(dim=1).sum()):
+        text += f"; {hidden} outside the part shown"
     if not choice.own and choice.prior_words != "the network's own":
         text += f" ({choice.prior_words})"
     return text

@@ -58,7 +58,7 @@ def test_4_a_constant_added_to_the_class_loss():
 
 
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize(("c", "r"), [(0.5, 0.1), (0.7, 0.1), (0.3, 0.21)])
+@pytest.mark.parametrize(("c", "r"), [(0.5, 0.1), (1.27, 0.17), (0.81, 0.24)])
 def test_5_losses_that_do_not_change(rule, c, r):
     """Under the rules that record weighted losses both sides are equal from then on: rounding must not decide."""
     found = alphas(ALWA(rule=rule, window=7, first="window"), [c] * 50, [r] * 50)

@@ -67,6 +67,18 @@ def test_evaluate_ends_in_a_verdict_with_the_numbers_behind_it(workdir: Path, ca
     assert "network with its outputs one2one and one2many" in record["protocol"]
 
 
+def test_pascal_voc(workdir: Path, capsys: pytest.CaptureFixture[str]):
+    record = evaluated(workdir, "--voc")
+    assert list(record["voc"]) == ["without NMS", "with NMS 0.6", "one2many, NMS 0.5"]
+    text = capsys.readouterr().out
+    for name, numbers in record["voc"].items():
+        assert set(numbers) == {"match", "11point", "area", "per_class"}
+        assert 0 <= numbers["area"] <= 1
+        assert list(numbers["per_class"]) == ["disc", "box", "triangle"]
+        assert f"{name}: VOC AP, IoU 0.5" in text
+    assert "voc" not in evaluated(workdir)
+
+
 def test_crowds(workdir: Path, capsys: pytest.CaptureFixture[str]):
     record = evaluated(workdir, "--crowd", "--max-detections", "250")
     assert record["max_detections"] == 250

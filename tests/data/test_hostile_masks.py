@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bifocals.data import DataError
+from bifocals.data import Data, DataError, check_dataset, open_maps
 from tests.data.small_maps import COLORS, NUM, SmallMaps, save_palette, truth
 from tests.data.small_set import HEIGHT, WIDTH, picture
 from tests.data.test_hostile_images import png_claiming
@@ -44,8 +44,8 @@ def test_number_outside_of_the_class_list(small_maps: SmallMaps) -> None:
     labels[20, :7] = WRONG[small_maps.format]
     small_maps.save(1, labels)
     place = f"{small_maps.name(small_maps.label(1))}: label map of {small_maps.name(small_maps.image(1))}: "
-    expected = place + f"expected the {EXPECTED[small_maps.format]} what does not count, got "
-    small_maps.one_defect(expected + f"{WRONG[small_maps.format]} (7 pixels)", left_out=1)
+    expected = place + f"expected the {EXPECTED[small_maps.format]} what does not count"
+    small_maps.one_defect(expected, f", got {WRONG[small_maps.format]} (7 pixels)", left_out=1)
 
 
 def test_ids_one_too_high_are_explained(tmp_path) -> None:
@@ -241,7 +241,8 @@ def test_broken_picture(small_maps: SmallMaps) -> None:
 
 def test_rgb_with_equal_channels(folder: SmallMaps) -> None:
     Image.fromarray(truth(1)).convert("RGB").save(folder.label(1))
-    folder.one_defect("number of a class in each pixel", "(save one channel alone, Pillow mode L), got RGB with three equal channels", left_out=1)
+    expected = "in each pixel (save one channel alone, Pillow mode L), got RGB with three equal channels"
+    folder.one_defect(expected, left_out=1)
 
 
 def test_rgb_without_colors_in_the_class_list(folder: SmallMaps) -> None:
@@ -252,7 +253,8 @@ def test_rgb_without_colors_in_the_class_list(folder: SmallMaps) -> None:
 def test_one_rgb_among_numbers(folder: SmallMaps) -> None:
     folder.classes_json(ignore=[255, [224, 224, 192]])
     rgb(folder, 1)
-    folder.one_defect("as most of the set has (or \"labels\": \"colors\" in classes.json), got RGB in the colors of classes.json", left_out=1)
+    advice = '(or "labels": "colors" in classes.json)'
+    folder.one_defect(f"as most of the set has {advice}, got RGB in the colors of classes.json", left_out=1)
 
 
 def test_rgb_in_foreign_colors(folder: SmallMaps) -> None:
@@ -290,7 +292,7 @@ def test_palette_whose_colors_contradict_its_numbers(folder: SmallMaps) -> None:
     swapped = [COLORS[i] for i in (2, 1, 0, 3)]
     save_palette(np.array([2, 1, 0, 3], dtype=np.uint8)[truth(1) % 4], folder.label(1), swapped)
     folder.one_defect(
-        "expected a palette with each class in its color (are the colors right, say \"labels\": \"colors\" in classes.json",
+        "expected a palette with each class in its color", 'say "labels": "colors" in classes.json, else repair it',
         "got number 0 ('sky') in that of 'car'", left_out=1,
     )  # fmt: skip
     for i in (0, 2):
@@ -317,8 +319,6 @@ def test_palette_of_ones_own_choice_says_nothing(folder: SmallMaps) -> None:
 
 
 def test_whole_false_looks_at_headers_alone(folder: SmallMaps) -> None:
-    from bifocals.data import Data, open_maps
-
     labels = folder.stored(1)
     labels[0, 0] = 77
     folder.save(1, labels)
@@ -336,6 +336,14 @@ def test_every_image_defective(folder: SmallMaps) -> None:
         folder.image(i).write_bytes(b"")
     with pytest.raises(ValueError, match="none is left"):
         folder.open(on_defect="skip")
+
+
+def test_picture_of_two_splits(folder: SmallMaps) -> None:
+    for kind, suffix in (("images", "jpg"), ("labels", "png")):
+        (folder.root / kind / "val").mkdir()
+        shutil.copy(folder.root / kind / "train" / f"1.{suffix}", folder.root / kind / "val" / f"7.{suffix}")
+    expected = "images/val/7.jpg: split val: expected a picture that is in no other split, got "
+    assert [str(defect) for defect in check_dataset(folder.root)] == [f"{expected}images/train/1.jpg of split train"]
 
 
 def test_each_defect_is_one_line(folder: SmallMaps) -> None:

@@ -248,4 +248,4 @@ def test_a_branch_of_one_class_and_one_before_the_filter():
 def test_words_for_an_assigner():
     assert describe(FCOS()) == "FCOS" and describe(FCOS(center_radius=1.5)) == "FCOS(center_radius=1.5)"
     assert describe(EATSS(2, atss=ATSS(k=5))) == "EATSS(extras=2, atss=ATSS(k=5))"
-    assert describe(Known((1,), (0,))).startswith("Known(") and describe(pairs) == "pairs"
+    assert describe(Known((1,), (0,))) == "Known(prior=(1,), gt=(0,))" and describe(pairs) == "pairs"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -122,7 +124,7 @@ def test_windows_cover_the_canvas_and_are_averaged():
     for side, window in ((64, 64), (64, 96), (100, 32), (1024, 768), (65, 64)):
         places = starts(side, window)
         assert places[0] == 0 and places[-1] == max(0, side - window)
-        assert all(0 < b - a <= window * 2 / 3 + 1 for a, b in zip(places, places[1:], strict=False))
+        assert all(0 < b - a <= window * 2 / 3 + 1 for a, b in pairwise(places))
     calls = iter(range(9))
 
     def counted(batch: Batch) -> Tensor:

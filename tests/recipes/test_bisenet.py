@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from bifocals.data import Data, MapInput, map_eval_transform, open_maps
 from bifocals.evaluate import evaluate_maps
@@ -17,6 +19,7 @@ from bifocals.networks import Backbone, BiSeNet, prune
 from bifocals.recipes import bisenet
 from bifocals.recipes.bisenet import pixel_losses
 from bifocals.train import Optim, Provenance, Run, build_optimizer, fit, load, read_log
+from bifocals.train.checkpoint import list_checkpoints
 from tests.recipes.street import CLASSES, save_streets
 
 THIN = Backbone("mobilenet_v2", "pytorch", "none", frozen_stages=-1, norm="train")
@@ -104,9 +107,27 @@ def train(arguments: dict, workdir: Path, **options) -> Path:
     return fit(bisenet(**arguments), run, Provenance("bifocals.recipes.bisenet:bisenet", arguments))
 
 
-def test_two_steps_and_the_weights_into_another_run(streets: Path, tmp_path: Path):
+@pytest.fixture(scope="module")
+def workdir(streets: Path, tmp_path_factory) -> Path:
+    """Two steps in bfloat16, a checkpoint after each."""
+    return train(settings(streets, steps=2), tmp_path_factory.mktemp("two") / "run", save_every=1, precision="bf16")
+
+
+def test_a_resumed_run_is_the_same(workdir: Path, streets: Path, tmp_path: Path):
+    folder = tmp_path / "run"
+    shutil.copytree(workdir, folder)
+    (_, first), (_, last) = list_checkpoints(folder)
+    expected = load_file(last / "model.safetensors")
+    assert not torch.equal(load_file(first / "model.safetensors")["context.up16.bn.running_mean"],
+                           expected["context.up16.bn.running_mean"])
+    shutil.rmtree(last)  # as if it had been killed after the first step
+    train(settings(streets, steps=2), folder, save_every=1, precision="bf16", resume="auto")
+    again = load_file(last / "model.safetensors")
+    assert all(torch.equal(again[name], tensor) for name, tensor in expected.items())
+
+
+def test_two_steps_and_the_weights_into_another_run(workdir: Path, streets: Path):
     arguments = settings(streets, steps=2)
-    workdir = train(arguments, tmp_path / "run")
     steps = [r for r in read_log(workdir) if r["kind"] == "train"]
     assert [set(r["raw"]) for r in steps] == [{"main/pixel", "aux16/pixel", "aux32/pixel"}] * 2
     assert all(np.isfinite(list(r["raw"].values())).all() for r in steps)

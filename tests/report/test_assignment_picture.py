@@ -14,6 +14,7 @@ from bifocals.evaluate import RIVALS, Choice, ImageAssignment, inspect_assignmen
 from bifocals.losses import PairFactors
 from bifocals.predict import class_color
 from bifocals.report import assignment_picture
+from bifocals.report.assignment_picture import counted, window_of
 from bifocals.report.closeup import columns_of, focus_of, shown_pairs
 from bifocals.report.color_scale import ColorScale, mix, number, ramp
 from bifocals.report.markers import petals, radius_of
@@ -151,6 +152,21 @@ def test_an_empty_image_and_an_unknown_object():
     assert assignment_picture(real_look(), ("cat", "dog"), focus=2).width >= 1200
     nothing = ImageAssignment(picture(), scene(), (), ("own: nobody",))
     assert assignment_picture(nothing, ("cat", "dog")).width >= 1200
+
+
+def test_panels_show_the_part_around_the_objects():
+    # Object 2 of the scene stands alone in a corner: (100, 4, 116, 18) with 24 pixels around it, and cut to the image.
+    alone = replace(look_of(), target=target((100, 4, 116, 18)), choices=(choice_of((13, 0)),))
+    assert window_of(alone) == (76, 0, 128, 42)
+    assert window_of(look_of(choice_of((13, 0)))) == (0, 0, 128, 96) == window_of(replace(alone, target=target(),
+                                                                                     choices=()))
+    assert counted(choice_of((13, 0), (100, 0)), 1, window_of(alone)).endswith("; 1 outside the part shown")
+    image = assignment_picture(alone, ("cat", "dog"))
+    assert image.height > 480 + 2 * 60 and count(image, class_color(0)) > 100
+    without = replace(alone, choices=(choice_of(),))
+    assert assignment_picture(without, ("cat", "dog"), focus=0).width >= 1200
+    other = look_of(choice_of((17, 0), weights=(1.0,)))  # object 2 is asked for, and has no prior
+    assert assignment_picture(other, ("cat", "dog"), focus=2).width >= 1200
 
 
 def test_a_crowd_is_drawn_without_numbers():

@@ -170,7 +170,8 @@ def test_a_network_that_cannot_learn_is_refused():
     ({"name": "adam"}, "name to be one of"), ({"lr": 0.0}, "lr to be a positive number, got 0.0"),
     ({"lr": float("nan")}, "lr"), ({"clip_norm": -1.0}, "clip_norm"), ({"batch_size": 0}, "batch_size"),
     ({"milestones": (8, 11)}, "fractions of training"), ({"warmup_factor": 2.0}, "warmup_factor"),
-    ({"ema": 1.0}, "ema"), ({"schedule": "linear"}, "schedule"), ({"power": 0.0}, "power"), ({"weight_decay": -0.1}, "weight_decay"),
+    ({"ema": 1.0}, "ema"), ({"schedule": "linear"}, "schedule"), ({"power": 0.0}, "power"),
+    ({"weight_decay": -0.1}, "weight_decay"), ({"head_lr_factor": -1.0}, "head_lr_factor"),
 ])  # fmt: skip
 def test_impossible_values_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
