@@ -197,7 +197,8 @@ def _save_records(
     folder.mkdir(parents=True, exist_ok=True)
     names = {picture.image_id: picture.name for picture in pictures}
     found = {picture.image_id: picture.detections for picture in pictures}
-    save_results(folder / "results.json", found, category_ids, names)
+    sizes = {picture.image_id: picture.size_hw for picture in pictures}
+    save_results(folder / "results.json", found, category_ids, names, sizes)
     images = [
         {"id": p.image_id, "file_name": p.name, "height": p.size_hw[0], "width": p.size_hw[1]} for p in pictures
     ]

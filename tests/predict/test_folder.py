@@ -12,7 +12,7 @@ from hotcoco import COCO
 from PIL import Image
 from torch import nn
 
-from bifocals.data import Input, eval_transform
+from bifocals.data import Input, decode_masks, eval_transform
 from bifocals.predict import Postprocess, coco_results, find_pictures, predict, save_results
 from bifocals.structures import Detections
 
@@ -113,3 +113,17 @@ def test_results_name_the_category_ids_of_the_annotation_file(tmp_path: Path) ->
     assert json.loads((tmp_path / "r.json").read_text()) == coco_results(found, [18, 90])
     with pytest.raises(ValueError, match="got label 1 in image 7; there are 1 category ids"):
         coco_results(found, [18])
+
+
+def test_masks_go_into_the_results_as_run_lengths():
+    """A mask that fills the left half of a box of 4 x 2 pixels at (1, 1)."""
+    half = torch.zeros(1, 4, 4)
+    half[:, :, :2] = 1
+    found = Detections(torch.tensor([[1.0, 1, 5, 3]]), torch.tensor([0.5]), torch.tensor([0]), half)
+    record = coco_results({3: found}, [7], sizes_hw={3: (4, 6)})[0]
+    assert record["segmentation"]["size"] == [4, 6]
+    drawn = decode_masks([record["segmentation"]["counts"]], (4, 6))[0]
+    expected = torch.zeros(4, 6, dtype=torch.uint8)
+    expected[1:3, 1:3] = 1
+    assert torch.equal(drawn, expected)
+    assert "segmentation" not in coco_results({3: found}, [7])[0]

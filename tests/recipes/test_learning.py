@@ -30,6 +30,7 @@ from bifocals.recipes import (
     onenet,
     retinanet,
 )
+from bifocals.recipes.mask_rcnn import Masks
 from bifocals.train import Experiment, Optim, Provenance, Run, fit, load, read_log
 
 RECIPES = {
@@ -117,7 +118,8 @@ QUICK = ("date", "fcos", "mal")
 def test_learns_by_heart(name: str, shapes: Path, tmp_path: Path):
     # The first FCOS learns box sizes slowly (exp of pixels, -log IoU): its later form fits by heart in as few steps.
     # Features that are depressed for half of the run leave the last pixels of a box to more steps than these.
-    special = {"fcos": {"tricks": True}, "mal": {"depression": Depression("none")}}
+    special = {"fcos": {"tricks": True}, "mal": {"depression": Depression("none")},
+               "mask_rcnn": {"masks": Masks(64, 1)}}
     arguments = settings(name, shapes, steps=150) | special.get(name, {})
     experiment: Experiment = RECIPES[name](**arguments)
     run = Run(str(tmp_path / "run"), workers=0, log_every=20, eval_every=0, save_every=1000, device="cpu")

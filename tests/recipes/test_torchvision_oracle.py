@@ -67,7 +67,7 @@ def said_something(model: nn.Module, seed: int = 7) -> nn.Module:
             fill(module.running_mean, -0.1, 0.1)
             fill(module.running_var, 0.5, 1.5)
         elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            limit = (6 / module.weight[0].numel()) ** 0.5
+            limit = (0.6 if "bbox" in name else 2.4) / module.weight[0].numel() ** 0.5
             fill(module.weight, -limit, limit)
             if module.bias is not None:
                 fill(module.bias, -0.1, 0.1)
@@ -90,13 +90,21 @@ def losses_of(model: nn.Module, pictures: list[Tensor], targets: list[Target], f
 
 
 def assert_same(found: list[Detections], expected: list[dict[str, Tensor]], first_label: int) -> None:
-    """The best of both: ours drops boxes without area, which torchvision's RetinaNet shows."""
+    """The best of both; of nearly equal scores rounding decides which comes first.
+
+    Ours drops boxes without area, which torchvision's RetinaNet shows.
+    """
     assert min(len(d) for d in found) >= 5
     for mine, theirs in zip(found, expected, strict=True):
-        real = (theirs["boxes"][:, 2:] > theirs["boxes"][:, :2]).all(dim=1).nonzero()[: len(mine), 0]
-        assert theirs["labels"][real].tolist() == (mine.labels + first_label).tolist()
-        torch.testing.assert_close(mine.boxes, theirs["boxes"][real], rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(mine.scores, theirs["scores"][real], rtol=1e-4, atol=1e-5)
+        real = (theirs["boxes"][:, 2:] > theirs["boxes"][:, :2]).all(dim=1)
+        boxes, scores, labels = (theirs[key][real] for key in ("boxes", "scores", "labels"))
+        torch.testing.assert_close(mine.scores, scores[: len(mine)], rtol=1e-4, atol=1e-5)
+        apart = (mine.boxes[:, None] - boxes).abs().amax(dim=2)
+        apart = apart.masked_fill(mine.labels[:, None] + first_label != labels, torch.inf)
+        same = apart.argmin(dim=1)
+        assert len(same.unique()) == len(mine)
+        torch.testing.assert_close(mine.boxes, boxes[same], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(mine.scores, scores[same], rtol=1e-4, atol=1e-5)
 
 
 def seeded(sampler, seed: int):
