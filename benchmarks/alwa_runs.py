@@ -1,6 +1,6 @@
 """The runs of the page on loss weights: two-stage detectors on blood cells, trained, evaluated, tabled.
 
-    python benchmarks/alwa_runs.py --data DIR/bccd --weights resnet18.pth                  # all of it, one after another
+    python benchmarks/alwa_runs.py --data DIR/bccd --weights resnet18.pth                # all of it, one after another
     python benchmarks/alwa_runs.py --data DIR/bccd --weights resnet18.pth --runs fixed alwa1
     python benchmarks/alwa_runs.py --masks DIR/occlusion --weights resnet18.pth --runs mask_rcnn
     python benchmarks/alwa_runs.py --table                                                  # of the runs that are there

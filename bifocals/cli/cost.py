@@ -10,10 +10,11 @@ from rich.table import Table
 from torch import nn
 
 from bifocals.evaluate.cost import Cost, cost
-from bifocals.networks import DenseDetector, TwoStageDetector, prune
+from bifocals.networks import TwoStageDetector
 from bifocals.train import find_recipe
 
 from .find import parse_call, recipe_names, recipe_reference
+from .options import shipped
 
 USAGE = """usage: bifocals cost RECIPE [--input-hw 800 1280] [--num-classes 80] [recipe options]
 
@@ -47,15 +48,14 @@ def run(argv: list[str]) -> int:
         return network
 
     def pruned() -> nn.Module:
-        network = experiment.network(extra["num_classes"])
-        return prune(network, experiment.output) if isinstance(network, DenseDetector) else network
+        return shipped(experiment.network(extra["num_classes"]), experiment.output)
 
-    trained, shipped = cost(whole, extra["input_hw"]), cost(pruned, extra["input_hw"])
-    if trained == shipped:
+    trained, kept = cost(whole, extra["input_hw"]), cost(pruned, extra["input_hw"])
+    if trained == kept:
         _print(f"{argv[0]}, in training and shipped{kinds[0]}", trained)
     else:
         _print(f"{argv[0]} in training", trained)
-        _print(f"{argv[0]} shipped: pruned to {experiment.output}", shipped)
+        _print(f"{argv[0]} shipped: pruned to {experiment.output}", kept)
     return 0
 
 

@@ -13,11 +13,10 @@ import tyro
 
 from bifocals.data import eval_transform, open_split
 from bifocals.evaluate import CrowdMetrics, crowd_metrics, evaluate, voc_metrics
-from bifocals.networks import DenseDetector, prune
 from bifocals.predict import of_output
 from bifocals.train import Trained, load
 
-from .options import parse_device, parse_nms, parse_views
+from .options import parse_device, parse_nms, parse_views, shipped
 from .segmenting import evaluate_segmenter, parse_map_views, refuse
 
 
@@ -97,8 +96,8 @@ def evaluate_run(
     views = parse_views(experiment.input, tta, tta_shorts, tta_flip)
     free = views is None and (chosen.nms if suppression == "default" else suppression) is None
     network = trained.network
-    if not free and isinstance(network, DenseDetector):
-        network = prune(network, output)  # timed is what would be shipped
+    if not free:
+        network = shipped(network, output)  # timed is what would be shipped
     found = evaluate(
         network,
         annotations,

@@ -12,20 +12,22 @@ import tyro
 from bifocals.data import Input, MapInput
 from bifocals.data.map_transforms import scaled_hw
 from bifocals.data.transforms import resized_hw
-from bifocals.export import CERTIFICATE, export_onnx, export_segmenter
-from bifocals.networks import DenseDetector, prune
+from bifocals.export import CERTIFICATE, ParityError, export_onnx, export_segmenter
 from bifocals.predict import of_output
-from bifocals.train import Trained, load
+from bifocals.train import load
 from bifocals.train.task import TASKS
 
-from .options import parse_nms
+from .options import parse_nms, shipped
 
 IMAGES = 6
 """Pictures that the proof runs on."""
 
 
 def run(argv: list[str]) -> int:
-    tyro.cli(export_run, args=argv, prog="bifocals export")
+    try:
+        tyro.cli(export_run, args=argv, prog="bifocals export")
+    except ParityError as error:
+        raise ValueError(str(error)) from error  # a sentence on the command line
     return 0
 
 
@@ -88,13 +90,8 @@ def export_run(
     else:
         if suppression != "default":
             given["postprocess"] = replace(given["postprocess"], nms=suppression)
-        export_onnx(shipped(trained, output), path, annotations=labeled, ap_images=ap_images, **given)
+        export_onnx(shipped(trained.network, output), path, annotations=labeled, ap_images=ap_images, **given)
     print(f"exported {path}")
-
-
-def shipped(trained: Trained, output: str) -> Any:
-    """The network without what the output does not need."""
-    return prune(trained.network, output) if isinstance(trained.network, DenseDetector) else trained.network
 
 
 def sizing(input: Input | MapInput) -> Callable[[tuple[int, int]], tuple[int, int]]:

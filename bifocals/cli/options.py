@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from torch import nn
 
 from bifocals.data import Input
+from bifocals.networks import DenseDetector, prune
 from bifocals.predict import Views, multi_scale
 
 
@@ -33,3 +35,9 @@ def parse_device(name: str) -> torch.device:
 def parse_views(input: Input, tta: bool, shorts: tuple[int, ...], flip: bool) -> Views | None:
     """The views of a test-time augmentation; None where none of its options was given."""
     return multi_scale(input, shorts=shorts, flip=flip) if tta or shorts or flip else None
+
+
+def shipped(network: nn.Module, output: str) -> nn.Module:
+    """The network without what an output does not need; one of a user's own that cannot be pruned stays whole."""
+    known = isinstance(network, DenseDetector) or hasattr(network, "pruned")
+    return prune(network, output) if known else network

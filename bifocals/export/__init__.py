@@ -3,14 +3,15 @@
 from .certificate import FILE_NAME as CERTIFICATE
 from .certificate import Accuracy, Certificate
 from .fitting import fit, fit_batch
-from .graph import ParityError
+from .graph import NotExportable, ParityError
 from .latency import cpu_name, latency_ms
 from .metadata import MapMetadata, Metadata
 from .onnx import export_onnx
 from .parity import Difference, Tolerance, compare
-from .pixel_parity import PixelDifference, PixelTolerance, compare_maps
+from .pixel_parity import PixelDifference, PixelMap, PixelTolerance, compare_maps
 from .pixel_program import PixelProgram
 from .program import Program
+from .roi_program import RoIProgram
 from .segmenter import export_segmenter
 from .segmenter_session import OnnxSegmenter
 from .session import OnnxDetector
@@ -22,13 +23,16 @@ __all__ = [
     "Difference",
     "MapMetadata",
     "Metadata",
+    "NotExportable",
     "OnnxDetector",
     "OnnxSegmenter",
     "ParityError",
     "PixelDifference",
+    "PixelMap",
     "PixelProgram",
     "PixelTolerance",
     "Program",
+    "RoIProgram",
     "Tolerance",
     "compare",
     "compare_maps",

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from .metadata import MapMetadata, Metadata
 
 FILE_NAME = "certificate.json"
+METRICS = {"detect": "AP", "segment": "mIoU"}
 _PACKAGES = ("bifocals", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -78,8 +79,12 @@ class Certificate:
     versions: Mapping[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """The record as values that JSON has."""
+        """The record as values that JSON has, the accuracy under the name of its metric: `ap` or `miou`."""
         record = asdict(self)
+        del record["accuracy"]
+        metric = METRICS[self.metadata.task].lower()
+        record[metric] = None if self.accuracy is None else dict(self.accuracy.values)
+        record[f"{metric}_images"] = 0 if self.accuracy is None else self.accuracy.images
         record["parity"] = {f"batch {size}": asdict(difference) for size, difference in self.parity.items()}
         return record
 

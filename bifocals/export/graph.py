@@ -20,6 +20,10 @@ class ParityError(RuntimeError):
     """The exported file does not compute what the network computes."""
 
 
+class NotExportable(ValueError):
+    """Something in the network has no form in ONNX."""
+
+
 def write_graph(
     program: nn.Module,
     path: Path,
@@ -31,25 +35,29 @@ def write_graph(
 ) -> None:
     """Writes the module with its weights into one file.
 
-    arguments: an example of each input, of two images: a traced batch of one would be taken for a constant. ParityError
-    if the graph takes one batch size alone.
+    arguments: an example of each input, of two images: a traced batch of one would be taken for a constant.
+    NotExportable if something in the module has no form in ONNX. ParityError if the graph takes one batch size alone.
     """
     # Only the first input names the dimension: naming it twice makes the exporter warn that one name is not used.
     dynamic: dict[str, Any] = {name: {0: torch.export.Dim.DYNAMIC} for name in arguments}
     dynamic[next(iter(arguments))] = {0: torch.export.Dim("batch")}
     with torch.no_grad(), _shapes_unchecked():
-        made = torch.onnx.export(
-            program,
-            (),
-            kwargs=dict(arguments),
-            input_names=list(arguments),
-            output_names=list(output_names),
-            dynamic_shapes=dynamic,
-            opset_version=opset,
-            dynamo=True,
-            custom_translation_table=class_nms.translations() | roi_pool.translations(),
-            verbose=False,
-        )
+        try:
+            made = torch.onnx.export(
+                program,
+                (),
+                kwargs=dict(arguments),
+                input_names=list(arguments),
+                output_names=list(output_names),
+                dynamic_shapes=dynamic,
+                opset_version=opset,
+                dynamo=True,
+                custom_translation_table=class_nms.translations() | roi_pool.translations(),
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise NotExportable(f"The network cannot be written as ONNX of opset {opset}: torch {torch.__version__}'s "
+                                f"exporter ends in {_root(error)}.") from error
     assert made is not None
     shape = made.model.graph.inputs[0].shape
     assert shape is not None
@@ -59,6 +67,14 @@ def write_graph(
                           "size as a number, as `int(x.shape[0])` does, where any size was expected.")
     made.model.metadata_props[METADATA_KEY] = metadata
     made.save(path, external_data=False)
+
+
+def _root(error: BaseException) -> str:
+    """Kind and first line of what an error goes back to."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
 
 
 @contextmanager

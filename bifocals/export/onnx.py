@@ -17,7 +17,7 @@ from bifocals.networks import TwoStageDetector, is_deformable
 from bifocals.predict import Postprocess, RoIPostprocess
 from bifocals.structures import Batch, Detections, Target
 
-from .certificate import FILE_NAME, Accuracy, Certificate, versions
+from .certificate import FILE_NAME, METRICS, Accuracy, Certificate, versions
 from .graph import write_graph
 from .metadata import Metadata, as_text
 from .parity import Difference, Tolerance, compare
@@ -177,4 +177,4 @@ class _Detector(Subject[Detections]):
         values["before"] = average_precision(before, annotations).stats["AP"]
         values["after"] = average_precision(after, annotations).stats["AP"]
         found = {name: None if math.isnan(value) else value for name, value in values.items()}
-        return Accuracy("AP", len(annotations), found)
+        return Accuracy(METRICS["detect"], len(annotations), found)

@@ -92,16 +92,19 @@ def translations() -> dict[Any, Any]:
     return {torch.ops.bifocals.pool_levels.default: _pool_levels_onnx}
 
 
+def roi_level(rois: Float[Tensor, "R 4"], num_levels: int) -> Int64[Tensor, "R"]:
+    """`bifocals.networks.roi_levels` by comparison: the last digit of a logarithm is rounded in ONNX in its own way."""
+    side = area(rois).sqrt() / FINEST + 1e-6
+    return (side[:, None] >= 2.0 ** torch.arange(1, num_levels)).sum(dim=1)
+
+
 class GraphRoIAlign(RoIAlign):
     """`RoIAlign` as one operator."""
 
     def forward(
         self, levels: Sequence[Tensor], rois: Float[Tensor, "R 4"], image: Int64[Tensor, "R"]
     ) -> Float[Tensor, "R C s s"]:
-        # Compared with powers of two instead of a logarithm, whose last digit ONNX rounds in its own way.
-        side = area(rois).sqrt() / FINEST + 1e-6
-        starts = 2.0 ** torch.arange(1, len(self.strides))
-        level = (side[:, None] >= starts).sum(dim=1)
+        level = roi_level(rois, len(self.strides))
         if self.scale != 1:
             center, half = (rois[:, :2] + rois[:, 2:]) / 2, (rois[:, 2:] - rois[:, :2]) * (self.scale / 2)
             rois = torch.cat([center - half, center + half], dim=1)

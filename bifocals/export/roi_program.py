@@ -7,6 +7,7 @@ of a mask's side.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int64, Num
@@ -35,7 +36,7 @@ class RoIProgram(nn.Module):
         super().__init__()
         assigner, network.assigner = network.assigner, None  # not for files, and perhaps large
         try:
-            self.network = with_graph_pools(network)
+            self.network: Any = with_graph_pools(network)
         finally:
             network.assigner = assigner
         self.postprocess = postprocess
@@ -86,9 +87,9 @@ class RoIProgram(nn.Module):
         logits = output.logits[..., 0].float()
         first, chosen, level = 0, [], []
         for number, size in enumerate(output.priors.level_sizes):
-            best = logits[:, first : first + size].topk(min(choice.per_level, size), dim=1).indices
-            chosen.append(best + first)
-            level.append(torch.full_like(best, number))
+            place = logits[:, first : first + size].topk(min(choice.per_level, size), dim=1).indices
+            chosen.append(place + first)
+            level.append(torch.full_like(place, number))
             first += size
         index = torch.cat(chosen, dim=1)  # [B, S]
         boxes = clip_boxes(output.boxes.gather(1, index[..., None].expand(-1, -1, 4)).float(), canvas_hw)

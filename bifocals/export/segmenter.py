@@ -23,7 +23,7 @@ from bifocals.evaluate import Confusion, confusion_matrix, evaluate_maps
 from bifocals.predict import PixelPostprocess
 from bifocals.structures import IGNORED, Batch, Target
 
-from .certificate import FILE_NAME, Accuracy, Certificate, versions
+from .certificate import FILE_NAME, METRICS, Accuracy, Certificate, versions
 from .graph import write_graph
 from .metadata import MapMetadata, as_text
 from .pixel_parity import PixelDifference, PixelMap, PixelTolerance, compare_maps
@@ -187,7 +187,8 @@ class _Segmenter(Subject[PixelMap]):
                 output=self.metadata.output, boundary=None,
             ).score
         values |= {name: Confusion(matrix).miou for name, matrix in counts.items()}
-        return Accuracy("mIoU", len(maps), {name: None if math.isnan(v) else v for name, v in values.items()})
+        known = {name: None if math.isnan(value) else value for name, value in values.items()}
+        return Accuracy(METRICS["segment"], len(maps), known)
 
 
 def _with_logits(path: Path, threads: int) -> onnxruntime.InferenceSession:

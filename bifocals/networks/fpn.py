@@ -58,13 +58,12 @@ class FPN(nn.Module):
     ) -> None:
         super().__init__()
         self.channels = channels
-        if extra == "pool":
-            self.strides = (4, 8, 16, 32, 64)
         expected = 4 if extra == "pool" else 3
         if len(in_channels) != expected:
             raise ValueError(f"FPN with extra {extra!r} expected {expected} features, got {len(in_channels)}.")
         levels: ExtraFPNBlock
         if extra == "pool":
+            self.strides = (4, 8, 16, 32, 64)
             levels = PooledLevel()
         else:
             levels = ExtraLevels(in_channels[-1], channels, extra, relu_before_p7)

@@ -30,10 +30,10 @@ def roi_levels(rois: Float[Tensor, "R 4"], num_levels: int) -> Int64[Tensor, "R"
 class RoIAlign(nn.Module):
     """Pyramid levels and RoIs -> [R, C, s, s], in float32.
 
-    strides: of the levels that are pooled from, finest first; further levels are not looked at. size: s. sampling_ratio:
-    points of a cell's side, 0 as many as the RoI has pixels there. aligned: pixel centers lie half a pixel inside;
-    torchvision's detectors were trained without (and with sampling_ratio 2). scale: what is pooled is the RoI enlarged
-    so many times about its center; its level stays that of the RoI itself.
+    strides: of the levels that are pooled from, finest first; further levels are not looked at. size: s.
+    sampling_ratio: points of a cell's side, 0 as many as the RoI has pixels there. aligned: pixel centers lie half a
+    pixel inside; torchvision's detectors were trained without (and with sampling_ratio 2). scale: what is pooled is the
+    RoI enlarged so many times about its center; its level stays that of the RoI itself.
     """
 
     def __init__(

@@ -5,6 +5,7 @@ Letters: R regions of interest (RoIs) of all images of a batch, G objects, N pro
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol, runtime_checkable
@@ -12,7 +13,7 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from bifocals.structures import DenseOutput, Match, Matches, Priors, RoIOutput, Target
+from bifocals.structures import DeltaCoder, DenseOutput, Match, Matches, Priors, RoIOutput, Target
 
 from .proposals import ProposalChoice
 from .rpn import RPN
@@ -79,7 +80,8 @@ class TwoStageDetector(nn.Module):
         levels = self.neck(self.backbone(images))
         levels = levels if self.hook is None else self.hook(levels)
         proposed = self.rpn(levels)
-        sizes = [t.size_hw for t in targets] if targets is not None else [tuple(images.shape[-2:])] * len(images)
+        canvas = (images.shape[-2], images.shape[-1])
+        sizes = [canvas] * len(images) if targets is None else [t.size_hw for t in targets]
         choose = self.training_choice if self.training else self.choice
         boxes = [found.boxes for found in choose(proposed, sizes)]
         matches = None
@@ -88,10 +90,19 @@ class TwoStageDetector(nn.Module):
         rois = torch.cat(boxes)
         image = torch.cat([torch.full((len(b),), i, device=rois.device) for i, b in enumerate(boxes)])
         logits, deltas = self.roi(levels, rois, image)
-        found = RoIOutput(logits, deltas, rois, image, self.roi.coder, matches)
+        coder = self.roi.coder
+        assert isinstance(coder, DeltaCoder)
+        found = RoIOutput(logits, deltas, rois, image, coder, matches)
         if self.mask is not None:
             found = self._with_masks(found, levels)
         return {"rpn": proposed, "roi": found}
+
+    def pruned(self, *outputs: str) -> TwoStageDetector:
+        """A copy for inference. The second stage needs the first, so nothing is left out."""
+        if "roi" not in outputs or not set(outputs) <= set(self.outputs):
+            raise ValueError(f"TwoStageDetector.pruned expected outputs of {list(self.outputs)}, 'roi' among them, got "
+                             f"{list(outputs)}.")
+        return copy.deepcopy(self)
 
     @torch.no_grad()
     def _sample(self, boxes: Sequence[Tensor], targets: Sequence[Target]) -> tuple[list[Tensor], Matches]:

@@ -6,4 +6,4 @@ from .objective import Losses, Objective
 from .pixel import PixelBranch
 from .roi import MaskLoss, RoIBranch
 
-__all__ = ["Branch", "DenseBranch", "Losses", "Objective", "PixelBranch"]
+__all__ = ["Branch", "DenseBranch", "Losses", "MaskLoss", "Objective", "PixelBranch", "RoIBranch"]

@@ -40,10 +40,9 @@ class RoIBranch(Branch):
         if "mask" in losses:
             raise ValueError("RoIBranch expected the loss of masks as its argument mask, got a loss named 'mask'.")
         self.losses = dict(losses)
-        self.mask = mask
-        parts: dict[str, object] = {**losses, "mask": mask}
+        self.mask = mask  # registered where it is a module
         # Registered so that a state dict holds them; a module that is not registered would be lost on resume.
-        self.stateful = nn.ModuleDict({n: part for n, part in parts.items() if isinstance(part, nn.Module)})
+        self.stateful = nn.ModuleDict({n: part for n, part in losses.items() if isinstance(part, nn.Module)})
 
     def forward(self, output: RoIOutput, targets: Sequence[Target]) -> dict[str, Tensor]:
         """The raw losses. ValueError for an output without a match: it comes from evaluation."""

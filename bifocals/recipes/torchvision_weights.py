@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import detection
 
-from bifocals.networks import Backbone
+from bifocals.networks import Backbone, BoxHead, TwoStageDetector
 from bifocals.train import Source, copy_weights
 
 KNOWN = "fasterrcnn_resnet50_fpn, maskrcnn_resnet50_fpn, retinanet_resnet50_fpn and retinanet_resnet50_fpn_v2"
@@ -69,17 +69,40 @@ def copy_torchvision(network: nn.Module, source: Source, backbone: Backbone) -> 
     if PurePath(source.origin).name in WITHOUT_EPSILON:
         tensors |= _without_epsilon(tensors)
         said += " Its batch norms have no epsilon: their scales make up for ours."
+    tensors = _placed(network, tensors)
     own = network.state_dict()
     for name in ("roi.cls", "roi.box", "mask.cls", "head.predictors.one2many.cls"):
         if f"{name}.weight" in own and f"{name}.weight" in tensors:
             said += _choose_classes(network, tensors, name)
-    parts = ["backbone", "neck", *dict.fromkeys(".".join(n.split(".")[:2]) for n in own if n.split(".")[0] in
-                                                ("rpn", "roi", "mask", "head") and n in tensors)]
+    heads = [name for name in own if name in tensors and name.split(".")[0] in ("rpn", "roi", "mask", "head")]
+    parts = ["backbone", "neck", *dict.fromkeys(".".join(name.split(".")[:2]) for name in heads)]
     result = copy_weights(network, Source(tensors, source.origin), parts, whole=("backbone",))
-    anchors = getattr(getattr(network, "rpn", None), "anchors", None)
-    if anchors is not None and anchors.rule != "torchvision":
+    if isinstance(network, TwoStageDetector) and heads and network.rpn.anchors.rule != "torchvision":
         said += " It was trained with RPNHead.torchvision() and RoIHead.torchvision(), which this network is not."
     return f"{result}{said}"
+
+
+def _placed(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that mean the same in this network: pyramid levels by their stride, heads of the same kind."""
+    own = network.state_dict()
+    first_theirs = 0 if any(name.startswith("rpn.") for name in tensors) else 1
+    first_ours = 0 if isinstance(network, TwoStageDetector) else 1
+    norm, box = "head.cls_towers.shared.layers.1.weight", "head.predictors.one2many.box.weight"
+    like_box = box in own and box in tensors and own[box].shape == tensors[box].shape
+    other: list[str] = []
+    if (norm in own) != (norm in tensors):
+        other += ["head.cls_towers.", "head.box_towers."]
+    if not like_box:
+        other.append("head.predictors.")
+    if not isinstance(getattr(network, "roi", None), BoxHead):
+        other.append("roi.box.")
+    found = {}
+    for name, tensor in tensors.items():
+        if block := re.match(r"neck\.pyramid\.(inner|layer)_blocks\.(\d)(\..*)$", name):
+            name = f"neck.pyramid.{block[1]}_blocks.{int(block[2]) + first_theirs - first_ours}{block[3]}"
+        if not name.startswith(tuple(other)):
+            found[name] = tensor
+    return found
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -103,10 +126,8 @@ def _tower(name: str, norms: bool) -> str:
     kind, rest = ("cls" if match[1] == "classification" else "box"), match[3].split(".")
     if match[2] != "conv":
         return f"head.predictors.one2many.{kind}.{rest[-1]}"
-    if len(rest) == 2:  # an old file: convolutions and activations are counted alike
-        layer = int(rest[0])
-    else:
-        layer = int(rest[0]) * (3 if norms else 2) + int(rest[1])
+    # Old files count convolutions and activations alike, as we do; new ones have a number for each block.
+    layer = int(rest[0]) if len(rest) == 2 else int(rest[0]) * (3 if norms else 2) + int(rest[1])
     return f"head.{kind}_towers.shared.layers.{layer}.{rest[-1]}"
 
 
@@ -122,23 +143,28 @@ def _without_epsilon(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _choose_classes(network: nn.Module, tensors: dict[str, Tensor], name: str) -> str:
     """Puts the rows of a predictor into our order, or takes them out of the tensors; half a sentence."""
-    own, dense = network.get_submodule(name), name.startswith("head.")
+    own, dense = network.state_dict()[f"{name}.weight"], name.startswith("head.")
     weight = tensors[f"{name}.weight"]
     per_class = 4 if name == "roi.box" else 1
-    anchors = len(network.get_submodule("head.predictors.one2many").anchors) if dense else 1  # type: ignore[arg-type]
+    anchors = len(tensors["head.predictors.one2many.box.bias"]) // 4 if dense else 1
     theirs = len(weight) // anchors // per_class
     background = 1 if name == "roi.cls" else 0
-    ours = own.weight.shape[0] // anchors // per_class - background  # type: ignore[union-attr, operator]
-    if dense and theirs == ours:
+    ours = len(own) // anchors // per_class - background
+    if weight.shape[1:] != own.shape[1:]:
+        rows = []
+    elif dense and theirs == ours:
         rows = list(range(ours))  # a network that also has torchvision's unused class 0
     elif theirs - 1 == ours:
         rows = list(range(1, theirs))
     elif theirs == 91 and ours == len(COCO_ROWS):
         rows = COCO_ROWS
     else:
+        rows = []
+    if not rows:
         for kind in ("weight", "bias"):
             del tensors[f"{name}.{kind}"]
-        return f" {name} starts anew: the file has {theirs - 1} classes, the network {ours}."
+        return (f" {name} starts anew: the file has {theirs - 1} classes with weights {list(weight.shape[1:])} each, "
+                f"the network {ours} with {list(own.shape[1:])}.")
     index = torch.tensor(rows + [0] * background)
     for kind in ("weight", "bias"):
         tensor = tensors[f"{name}.{kind}"]

@@ -124,8 +124,8 @@ class RoIHead:
 
     def __post_init__(self) -> None:
         if self.box_loss == "hcra":
-            raise ValueError("RoIHead expected a box loss that does not read class scores, got 'hcra', which takes them "
-                             "for sigmoids; the second stage has a softmax.")
+            raise ValueError("RoIHead expected a box loss that does not read class scores, got 'hcra', which takes "
+                             "them for sigmoids; the second stage has a softmax.")
 
     @staticmethod
     def torchvision() -> RoIHead:

@@ -73,6 +73,19 @@ def test_low_quality_gives_every_object_its_best_anchor():
                     strict=True)) == {0: 1, 1: 0}
 
 
+def test_an_anchor_that_is_taken_may_keep_its_own_best_object():
+    # The first object's best anchor is the one that the second object overlaps more.
+    anchors, both = priors((0.0, 0, 10, 10), (100, 100, 110, 110)), objects((0.0, 0, 2, 10), (0, 0, 4, 10), size=128)
+    taken = MaxIoU(0.7, 0.3, True, 0.0)(anchors, both)
+    assert (taken.prior.tolist(), taken.gt.tolist()) == ([0], [1])  # the later one
+    assert MaxIoU(0.7, 0.3, True, 0.0)(anchors, objects((0.0, 0, 4, 10), (0, 0, 2, 10), size=128)).gt.tolist() == [1]
+    kept = MaxIoU(0.7, 0.3, True, 0.0, keep_best=True)
+    assert kept(anchors, objects((0.0, 0, 4, 10), (0, 0, 2, 10), size=128)).gt.tolist() == [0]  # IoU .4, not .2
+    # torchvision's rule has no least IoU: what overlaps nothing takes all anchors that it does not overlap.
+    far = kept(anchors, objects((0.0, 0, 4, 10), (50, 50, 60, 60), size=128))
+    assert (far.prior.tolist(), far.gt.tolist()) == ([0, 1], [0, 0])
+
+
 def test_padding_and_crowd_regions_are_left_out():
     small = objects((0.0, 0, 10, 10), size=32)
     assert MaxIoU()(ANCHORS, small).ignore.tolist() == [False, False, True, False, True]

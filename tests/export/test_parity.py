@@ -86,6 +86,19 @@ def test_the_worse_of_two_differences() -> None:
         Tolerance(box=-1)
 
 
+def test_masks_are_compared_with_their_boxes() -> None:
+    masks = torch.tensor([0.1, 0.5, 0.9])[:, None, None].expand(3, 2, 2)
+    low = Detections(FIRST.boxes, FIRST.scores, FIRST.labels, masks)
+    assert difference(low, low) == Difference(0, 0, 0, 3, 0.0)
+    assert difference(FIRST, FIRST).mask is None
+    other = Detections(low.boxes.flip(0), low.scores.flip(0), low.labels.flip(0), masks.flip(0) + 0.002)
+    found = difference(low, other)
+    assert found.mask == pytest.approx(0.002, abs=1e-6)
+    assert not found.within(TOLERANCE)
+    assert found.within(Tolerance(mask=0.003))
+    assert (found | Difference(0, 0, 0, 0)).mask == found.mask
+
+
 def drawn(images: int, candidates: int, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     corner = torch.randint(60, (images, candidates, 2)).float()
     boxes = torch.cat([corner, corner + torch.randint(1, 40, (images, candidates, 2))], dim=2)

@@ -160,7 +160,7 @@ def test_faster_rcnn_learns_from_the_same(faster, monkeypatch):
 
 def test_each_fact_of_the_preset_matters(faster):
     """Without it the losses differ: else the comparison would say nothing about it."""
-    model, network, experiment = faster
+    _, network, experiment = faster
     pictures, targets = drawn()
     plain, regions = RPNHead(), RoIHead()
     with torch.no_grad():

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 
 from bifocals.structures import Anchors, DeltaCoder, inside_canvas, make_points
 
@@ -57,3 +59,30 @@ def test_decoded_sides_have_a_limit():
     torch.testing.assert_close(sides, torch.tensor([1000.0, 16 * 16 / 1000]))
     moved = DeltaCoder(center_limit=32.0).decode(anchor, torch.tensor([[10.0, -10, 0, 0]]))
     assert moved[0].tolist() == [32.0, -32.0, 48.0, -16.0]
+
+
+def test_torchvisions_anchors():
+    make = Anchors(rule="torchvision")
+    priors = make.at(make_points([(3, 5), (2, 3)], [8, 16]))
+    # Squares of 32, 40 (40.3) and 50 (50.8) pixels; 32 / sqrt(.5) = 45.25 wide, half of it rounds to 23.
+    sides = priors.boxes[:9, 2:] - priors.boxes[:9, :2]
+    assert sides.tolist() == [[46, 22], [56, 28], [70, 36], [32, 32], [40, 40], [50, 50], [22, 46], [28, 56], [36, 70]]
+    # The second level has 2 x 3 points on a canvas of 24 x 40 pixels: 12 apart downward, 40 // 3 = 13 to the right.
+    second = priors.points.split(priors.level_sizes)[1][::9].tolist()
+    assert second == [[0, 0], [13, 0], [26, 0], [0, 12], [13, 12], [26, 12]]
+    with pytest.raises(ValueError, match="rule 'torchvision' with offset 0 and not rounded"):
+        Anchors(offset=0.5, rule="torchvision")
+
+
+@pytest.mark.parametrize("canvas", [(256, 320), (96, 160), (800, 1088)])
+def test_they_are_those_of_its_generator(canvas):
+    strides = (8, 16, 32, 64, 128)
+    sizes = [canvas]
+    for _ in range(7):
+        sizes.append(tuple(-(-s // 2) for s in sizes[-1]))
+    sizes = sizes[3:]
+    scales = tuple((x, int(x * 2 ** (1 / 3)), int(x * 2 ** (2 / 3))) for x in (32, 64, 128, 256, 512))
+    theirs = AnchorGenerator(scales, ((0.5, 1.0, 2.0),) * 5)
+    images = ImageList(torch.zeros(1, 3, *canvas), [canvas])
+    expected = theirs(images, [torch.zeros(1, 1, *s) for s in sizes])[0]
+    assert torch.equal(Anchors(rule="torchvision").at(make_points(sizes, strides)).boxes, expected)
