@@ -131,11 +131,9 @@ def rebuild(record: Mapping[str, Any], say: Callable[[str], None] = print) -> Ex
         say(f"{reference} has changed since the run: sha256 was {then}, is {now}")
     arguments = convert_arguments(function, plain)
     back = _to_json(arguments)
-    changed, added = _changed_and_added(plain, back)
-    if changed:
-        raise ValueError(f"rebuild expected {reference} to take the values of run.json, got {changed}.")
-    if added:
-        say(f"{reference} has options that the run did not know, now at their defaults: {', '.join(added)}")
+    if back != plain:
+        raise ValueError(f"rebuild expected {reference} to take the values of run.json, "
+                         f"got {differences(plain, back)}.")
     experiment = function(**arguments)
     if not isinstance(experiment, Experiment):
         raise ValueError(f"rebuild expected {reference} to return an Experiment, got {type(experiment).__name__}.")
@@ -161,21 +159,6 @@ def differences(then: Any, now: Any, path: str = "") -> list[str]:
         return [line for k in keys
                 for line in differences(then.get(k), now.get(k), f"{path}.{k}" if path else str(k))]
     return [] if then == now else [f"{path}: {then!r} then, {now!r} now"]
-
-
-def _changed_and_added(then: Any, now: Any) -> tuple[list[str], list[str]]:
-    """What differs between the values of a run and those of today's recipe, apart from fields that are new since."""
-    if not (isinstance(then, Mapping) and isinstance(now, Mapping)):
-        return differences(then, now), []
-    changed, added = [], [key for key in now if key not in then]
-    for key in then:
-        if key in now and isinstance(then[key], Mapping) and isinstance(now[key], Mapping):
-            inner_changed, inner_added = _changed_and_added(then[key], now[key])
-            changed += [f"{key}.{line}" for line in inner_changed]
-            added += [f"{key}.{name}" for name in inner_added]
-        else:
-            changed += differences(then[key], now.get(key), key)
-    return changed, added
 
 
 def _to_json(value: Any) -> Any:
