@@ -5,8 +5,11 @@
 
 Both sides take the same bytes, one picture at a time in memory, in turns, and give the same thing: class logits at the
 network's own stride ("forward"), logits enlarged to the picture ("logits"), or the best class of each pixel ("labels").
-The eager side is timed in both layouts of memory, contiguous and channels last; the ratio is against the faster one.
-Enlarging is `PixelPostprocess`'s own on the eager side.
+The eager side is timed as `bifocals predict` runs it (contiguous), and with weights and pictures in channels last;
+there is a ratio to the first and one to the faster of both. Enlarging is `PixelPostprocess`'s own on the eager side.
+
+What makes the graph fast: batch norms and ReLUs are folded into the convolutions, which keep one blocked layout from
+stem to head and are 97 % of its time; labels leave it as bytes.
 
 A picture of 360 rows is not a multiple of 32: it is measured as it is, and on the canvas of 384 rows that evaluation
 and export put it on.
@@ -125,9 +128,12 @@ def measure(network: nn.Module, images: list[Tensor], input_hw: tuple[int, int],
                 "eager, channels last": in_turn(channels_last, turned),
             }
             found = latency_ms(calls, runs=options.runs, warm_up=3)
-            best = min(found["eager"]["p50"], found["eager, channels last"]["p50"])
-            rows[part] = {**found, "ratio": round(best / found["exported"]["p50"], 3),
-                          "ops": sum(count_ops(onnx.load(path).graph).values())}
+            own, turned_p50 = found["eager"]["p50"], found["eager, channels last"]["p50"]
+            rows[part] = {
+                **found, "ratio": round(own / found["exported"]["p50"], 3),
+                "ratio to the faster eager": round(min(own, turned_p50) / found["exported"]["p50"], 3),
+                "ops": sum(count_ops(onnx.load(path).graph).values()),
+            }
     return rows
 
 
@@ -162,10 +168,11 @@ def main() -> None:
         if size == "setup":
             continue
         heads = [name for name, value in rows["forward"].items() if isinstance(value, dict)]
-        print(f"{size + ', p50 / p90 ms':<24}" + "".join(f"{head:>24}" for head in heads) + f"{'ratio':>9}")
+        print(f"{size + ', p50 / p90 ms':<24}" + "".join(f"{head:>24}" for head in heads)
+              + f"{'ratio':>9}{'to faster':>11}")
         for part in PARTS:
             cells = "".join(f"{v['p50']:>15.1f} /{v['p90']:>7.1f}" for v in rows[part].values() if isinstance(v, dict))
-            print(f"{part:<24}{cells}{rows[part]['ratio']:>9.3f}")
+            print(f"{part:<24}{cells}{rows[part]['ratio']:>9.3f}{rows[part]['ratio to the faster eager']:>11.3f}")
     if options.json:
         Path(options.json).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 

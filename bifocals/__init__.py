@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .data import Data, Input
     from .evaluate import evaluate
-    from .export import export_onnx
+    from .export import export_onnx, export_segmenter
     from .predict import predict
     from .train import Experiment, Optim, Provenance, Run, fit, load
 
@@ -29,6 +29,7 @@ _ROOMS = {
     "Run": "train",
     "evaluate": "evaluate",
     "export_onnx": "export",
+    "export_segmenter": "export",
     "fit": "train",
     "load": "train",
     "predict": "predict",
@@ -44,6 +45,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "export_onnx",
+    "export_segmenter",
     "fit",
     "load",
     "predict",

@@ -78,6 +78,7 @@ class NonLocal(nn.Module):
             nn.init.zeros_(self.out.weight)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        theta, phi, g = (conv(x).flatten(2).transpose(1, 2) for conv in (self.theta, self.phi, self.g))  # [B, HW, C]
-        found = F.scaled_dot_product_attention(theta, phi, g, scale=1.0)
+        # [B, 1, HW, C]: one head, named so because ONNX knows attention with heads alone.
+        theta, phi, g = (conv(x).flatten(2).transpose(1, 2)[:, None] for conv in (self.theta, self.phi, self.g))
+        found = F.scaled_dot_product_attention(theta, phi, g, scale=1.0)[:, 0]
         return x + self.out(found.transpose(1, 2).reshape(x.shape))
