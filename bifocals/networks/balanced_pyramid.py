@@ -49,9 +49,15 @@ def resized(level: Float[Tensor, "B C H W"], size_hw: Sequence[int]) -> Float[Te
     if size_hw[0] >= height:
         return F.interpolate(level, size=tuple(size_hw), mode="nearest")
     if height % size_hw[0] == 0 and width % size_hw[1] == 0:
-        # The same as adaptive pooling, and known to more runtimes.
         return F.max_pool2d(level, (height // size_hw[0], width // size_hw[1]))
-    return F.adaptive_max_pool2d(level, (size_hw[0], size_hw[1]))
+    return _pooled(_pooled(level, -2, size_hw[0]), -1, size_hw[1])
+
+
+def _pooled(level: Tensor, axis: int, size: int) -> Tensor:
+    """Adaptive max pooling along an axis. Window by window, because ONNX has no operator for it; windows are few."""
+    side = level.shape[axis]
+    starts, ends = [i * side // size for i in range(size)], [-(-(i + 1) * side // size) for i in range(size)]
+    return torch.stack([level.narrow(axis, a, b - a).amax(dim=axis) for a, b in zip(starts, ends, strict=True)], axis)
 
 
 class NonLocal(nn.Module):

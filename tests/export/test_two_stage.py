@@ -26,7 +26,17 @@ from bifocals.export import (
     roi_program,
 )
 from bifocals.export.graph import write_graph
-from bifocals.networks import FPN, RPN, BoxHead, DoubleHead, MaskHead, ProposalChoice, RoIAlign, TwoStageDetector
+from bifocals.networks import (
+    FPN,
+    RPN,
+    BalancedPyramid,
+    BoxHead,
+    DoubleHead,
+    MaskHead,
+    ProposalChoice,
+    RoIAlign,
+    TwoStageDetector,
+)
 from bifocals.predict import RoIPostprocess
 from tests.export.conftest import CLASSES, TinyBody, pictures
 
@@ -191,6 +201,14 @@ def test_masks_of_another_class_are_rejected(tmp_path: Path, monkeypatch: pytest
                         lambda self, levels, boxes, labels: right(self, levels, boxes, (labels + 1) % 3))
     with pytest.raises(ParityError, match=r"scores by \S+, masks by 0\.\d+, and 0 of .* 0.001 and 0 were"):
         export_onnx(tiny(), tmp_path / "roi.onnx", images=pictures(2), runs=1, **SETTINGS)
+
+
+def test_a_balanced_pyramid_can_be_written(tmp_path: Path) -> None:
+    """Libra R-CNN's part between pyramid and heads, whose attention must look like an attention with heads to ONNX."""
+    network = tiny(mask=False)
+    network.hook = BalancedPyramid(16, start="xavier").eval()
+    certificate = export_onnx(network, tmp_path / "roi.onnx", images=pictures(2), runs=1, **SETTINGS)
+    assert certificate.parity[1].within(certificate.tolerance)
 
 
 class Values(nn.Module):

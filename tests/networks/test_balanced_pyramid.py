@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from bifocals.networks import BalancedPyramid, NonLocal
+from bifocals.networks.balanced_pyramid import resized
 
 
 def test_parameters():
@@ -75,3 +76,9 @@ def test_bad_options_are_named():
         BalancedPyramid(8, start="one")
     with pytest.raises(ValueError, match="a refine_level below the 2 levels of its pyramid, got 2"):
         BalancedPyramid(8)(levels()[:2])
+
+
+@pytest.mark.parametrize(("size_hw", "smaller_hw"), [((10, 14), (3, 4)), ((25, 38), (13, 19)), ((9, 9), (5, 9))])
+def test_shrinking_is_torch_s_adaptive_max_pooling(size_hw: tuple[int, int], smaller_hw: tuple[int, int]):
+    x = torch.randn(2, 3, *size_hw)
+    torch.testing.assert_close(resized(x, smaller_hw), F.adaptive_max_pool2d(x, smaller_hw), rtol=0, atol=0)
