@@ -5,6 +5,7 @@ Every function returns the names of the properties that hold and raises `Contrac
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from bifocals.structures import (
     Loss,
     Match,
     Matched,
+    RoIOutput,
     Target,
     Watching,
 )
@@ -193,24 +195,60 @@ def check_network(make_network: Callable[[], nn.Module]) -> list[str]:
         apart = [network(images[i : i + 1]) for i in range(2)]
     _require(network, isinstance(together, dict) and bool(together), "a dict of named outputs", type(together).__name__)
     for name, output in together.items():
-        _require(network, isinstance(output, DenseOutput), f"output {name!r} to be a DenseOutput",
-                 type(output).__name__)
-        num_priors = len(output.priors)
-        shapes = (tuple(output.logits.shape[:2]), tuple(output.boxes.shape), tuple(output.deltas.shape[:2]))
-        _require(network, shapes == ((2, num_priors), (2, num_priors, 4), (2, num_priors)),
-                 f"logits [2, {num_priors}, C], boxes [2, {num_priors}, 4], deltas [2, {num_priors}, *]", shapes)
-        _require(network, sum(output.priors.level_sizes) == num_priors, f"levels that sum to {num_priors} priors",
-                 output.priors.level_sizes)
+        _require_shapes(network, name, output)
         for i in range(2):
-            gap = float((output.boxes[i] - apart[i][name].boxes[0]).abs().max())
-            gap = max(gap, float((output.logits[i] - apart[i][name].logits[0]).abs().max()))
+            gap = _gap(_of_image(output, i), _of_image(apart[i][name], 0))
             _require(network, gap < 1e-2, "a batch of two to equal two of one", f"a difference of {gap:.2g}")
     held = ["outputs have agreeing shapes", "a batch of two equals two of one"]
 
     network = make_network().train()
-    sum(o.logits.sum() + o.boxes.sum() + (0 if o.quality is None else o.quality.sum())
-        for o in network(images).values()).backward()
+    outputs = network(images, [scene_target(4), scene_target(3, seed=5)])
+    torch.stack([tensor.sum() for output in outputs.values() for tensor in _learned(output)]).sum().backward()
     idle = [n for n, p in network.named_parameters() if p.requires_grad and p.grad is None]
     _require(network, not idle, "every parameter that learns to be used (or DDP waits for it)", idle[:5])
     held.append("every learning parameter is used")
     return held
+
+
+def _require_shapes(network: object, name: str, output: object) -> None:
+    if isinstance(output, DenseOutput):
+        num = len(output.priors)
+        shapes = (tuple(output.logits.shape[:2]), tuple(output.boxes.shape), tuple(output.deltas.shape[:2]))
+        _require(network, shapes == ((2, num), (2, num, 4), (2, num)),
+                 f"logits [2, {num}, C], boxes [2, {num}, 4], deltas [2, {num}, *]", shapes)
+        _require(network, sum(output.priors.level_sizes) == num, f"levels that sum to {num} priors",
+                 output.priors.level_sizes)
+    elif isinstance(output, RoIOutput):
+        num, classes = len(output.rois), output.num_classes
+        got = (tuple(output.logits.shape), tuple(output.deltas.shape), tuple(output.image.shape))
+        _require(network, got == ((num, classes + 1), (num, classes, 4), (num,)),
+                 f"logits [{num}, {classes + 1}], deltas [{num}, {classes}, 4], image [{num}]", got)
+    else:
+        _require(network, isinstance(output, Tensor) and output.ndim == 4 and len(output) == 2,
+                 f"output {name!r} to be a DenseOutput, a RoIOutput or a map [2, C, h, w]",
+                 getattr(output, "shape", type(output).__name__))
+
+
+def _of_image(output: Any, image: int) -> list[Tensor]:
+    """What an output says of one image."""
+    if isinstance(output, DenseOutput):
+        return [output.boxes[image], output.logits[image]]
+    if isinstance(output, RoIOutput):
+        mine = output.image == image
+        return [output.rois[mine], output.logits[mine], output.deltas[mine]]
+    return [output[image]]
+
+
+def _gap(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """The largest difference."""
+    if [t.shape for t in ours] != [t.shape for t in theirs]:
+        return math.inf
+    return max(float((a - b).abs().max()) if a.numel() else 0.0 for a, b in zip(ours, theirs, strict=True))
+
+
+def _learned(output: Any) -> list[Tensor]:
+    """What of an output a loss may read."""
+    if isinstance(output, Tensor):
+        return [output]
+    names = ("logits", "boxes", "quality") if isinstance(output, DenseOutput) else ("logits", "deltas", "mask_logits")
+    return [tensor for name in names if (tensor := getattr(output, name)) is not None]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bifocals.assign import MaxIoU, Sampled
+from bifocals.check import check_network
 from bifocals.networks import (
     FPN,
     RPN,
@@ -116,6 +117,10 @@ class Spy:
         self.boxes.append(priors.boxes)
         self.targets.append(target)
         return MaxIoU(0.5, 0.5, False, padding=None)(priors, target)
+
+
+def test_contract():
+    assert "every learning parameter is used" in check_network(detector)
 
 
 @pytest.mark.parametrize("place", ["first", "last"])

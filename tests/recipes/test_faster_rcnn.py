@@ -21,7 +21,7 @@ from bifocals.recipes.two_stage import RoIHead, RPNHead, roi_branch, rpn_branch
 from bifocals.structures import Target
 from bifocals.train import Optim, Provenance, Run, fit, load, read_log
 from bifocals.train.checkpoint import list_checkpoints
-from tests.train.scenario import assert_equal_runs, draw_set
+from tests.train.scenario import draw_set, last_tensors, same_bits
 
 SMALL = {
     "rpn": RPNHead(train_per_level=50, train_proposals=50, per_level=50, proposals=50, samples=32),
@@ -58,7 +58,10 @@ def test_a_resumed_run_samples_what_it_would_have_sampled(data, straight, tmp_pa
         assert step == 4
         shutil.rmtree(checkpoint)
     train(settings(data, 2), folder, save_every=1, log_every=1, resume="auto")
-    assert_equal_runs(straight, folder)
+    one, other = last_tensors(straight), last_tensors(folder)
+    assert one.keys() == other.keys() and "state.safetensors:random/0/torch" in one
+    different = {name for name in one if not same_bits(one[name], other[name])}
+    assert different <= {"state.safetensors:random/0/python"}  # which the checks of shapes in this process draw from
 
 
 def test_the_log_has_the_losses_of_both_stages(straight):
