@@ -58,23 +58,31 @@ class RoIAlign(nn.Module):
     def forward(
         self, levels: Sequence[Tensor], rois: Float[Tensor, "R 4"], image: Int64[Tensor, "R"]
     ) -> Float[Tensor, "R C s s"]:
-        """image: the image of the batch that each RoI lies in."""
+        """image: the image of the batch that each RoI lies in.
+
+        RoIs in the order of their levels spare the copies that put the result into theirs: a tenth of a second stage.
+        """
         shape = (len(rois), levels[0].shape[1], self.size, self.size)
         if rois.is_meta:  # without values no level can be chosen; the shape is known
             return rois.new_empty(shape)
         level = roi_levels(rois, len(self.strides))
-        order = level.argsort(stable=True)
-        counts = (level[:, None] == torch.arange(len(self.strides), device=rois.device)).sum(dim=0).tolist()
+        of_level = level[:, None] == torch.arange(len(self.strides), device=rois.device)  # [R, levels]
+        falling = (level[1:] < level[:-1]).any()
+        *counts, unordered = torch.cat([of_level.sum(dim=0), falling[None]]).tolist()  # one wait for the device
         rois = rois.float()
         if self.scale != 1:
             center, half = (rois[:, :2] + rois[:, 2:]) / 2, (rois[:, 2:] - rois[:, :2]) * (self.scale / 2)
             rois = torch.cat([center - half, center + half], dim=1)
-        rows = torch.cat([image[:, None].float(), rois], dim=1)[order].split(counts)
+        rows = torch.cat([image[:, None].float(), rois], dim=1)
+        order = level.argsort(stable=True) if unordered else None
+        parts = (rows if order is None else rows[order]).split(counts)
         # Coordinates in half precision would be pixels off.
         with torch.autocast(rois.device.type, enabled=False):
             pooled = torch.cat([
                 roi_align(x.float(), row, self.size, 1 / stride, self.sampling_ratio, self.aligned)
-                for x, stride, row in zip(levels, self.strides, rows, strict=False)
+                for x, stride, row in zip(levels, self.strides, parts, strict=False)
             ])
+        if order is None:
+            return pooled
         # The way back of index_copy is a plain gather; that of an index is a sum.
         return pooled.new_zeros(shape).index_copy(0, order, pooled)
