@@ -60,7 +60,7 @@ class RoIAlign(nn.Module):
     ) -> Float[Tensor, "R C s s"]:
         """image: the image of the batch that each RoI lies in.
 
-        RoIs in the order of their levels spare the copies that put the result into theirs: a tenth of a second stage.
+        RoIs in the order of their levels spare two copies of the result, which put it into the order of the RoIs.
         """
         shape = (len(rois), levels[0].shape[1], self.size, self.size)
         if rois.is_meta:  # without values no level can be chosen; the shape is known
