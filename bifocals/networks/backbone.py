@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import load_file
@@ -21,6 +21,9 @@ NAMES = (*RESNETS, *RESNEXTS, "mobilenet_v2")
 # Layers of MobileNetV2, cut where the stride changes; the last 1x1 convolution serves classification alone.
 MOBILENET_CUTS = ((0, 2), (2, 4), (4, 7), (7, 14), (14, 18))
 CAFFE_FILES = {"resnet50": "resnet50_caffe-788b5fa3.pth", "resnet101": "resnet101_caffe-3ad79236.pth"}
+
+
+Norm = Literal["frozen", "affine", "train"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,9 @@ class Backbone:
     frozen_stages: int = 1
     """Stages that do not learn, counted from the stem: 0 the stem, 1 also C2, -1 nothing.
     A body that starts random is never frozen; of timm's bodies only the norms are."""
-    norm: Literal["frozen", "train"] = "frozen"
-    """frozen: batch norm keeps its statistics and its scale, as detectors with small batches need it."""
+    norm: Norm = "frozen"
+    """frozen: batch norm keeps statistics, scale and shift, as detectors with small batches need it. affine: it keeps
+    its statistics, and scale and shift learn (mmdetection). train: all of it learns."""
     deformable: bool = False
     """A modulated deformable convolution (DCNv2) in the place of every 3x3 convolution of C3, C4 and C5."""
 
@@ -50,6 +54,8 @@ class Backbone:
             raise ValueError(f"Backbone expected a name of {NAMES} or timm:NAME, got {self.name!r}.")
         if not -1 <= self.frozen_stages <= 4:
             raise ValueError(f"Backbone expected frozen_stages from -1 to 4, got {self.frozen_stages}.")
+        if self.norm not in get_args(Norm):
+            raise ValueError(f"Backbone expected norm to be one of {get_args(Norm)}, got {self.norm!r}.")
 
 
 class Body(nn.Module):
@@ -63,15 +69,15 @@ class Body(nn.Module):
         self.normalize = Normalize(config.style)
         self.stages = nn.ModuleList(stages)
         self.channels = channels
-        self.freeze(config.frozen_stages, config.norm == "frozen")
+        self.freeze(config.frozen_stages, config.norm)
 
-    def freeze(self, stages: int, norm: bool) -> None:
-        """Keeps the first stages (0: the stem, -1: none) and, with `norm`, all batch norms from learning."""
-        self.frozen_stages, self.frozen_norm = stages, norm
+    def freeze(self, stages: int, norm: Norm) -> None:
+        """Keeps the first stages (0: the stem, -1: none) from learning, and of all batch norms what `norm` says."""
+        self.frozen_stages, self.frozen_norm = stages, norm != "train"
         self.requires_grad_(True)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
-                module.requires_grad_(not norm)
+                module.requires_grad_(norm != "frozen")
         for stage in self.stages[: stages + 1]:
             stage.requires_grad_(False)
 
@@ -164,7 +170,7 @@ def load_backbone(body: Body, config: Backbone) -> str:
     """
     state, origin = _find_weights(config)
     if state is None:
-        body.freeze(-1, norm=False)
+        body.freeze(-1, "train")
         return (f"backbone {config.name}: {origin}; it starts random, so all of it learns. Give a file with "
                 "--backbone.weights, or 'imagenet' to download.")
     part, named = (body.stages[0], state) if isinstance(body, TimmBody) else (body, _to_stages(state, config))

@@ -48,6 +48,19 @@ def test_bodies_give_four_strides(name: str):
     assert tuple(f.shape[1] for f in features) == body.channels
 
 
+def test_norms_whose_scale_learns_and_whose_statistics_stay():
+    body = build_backbone(Backbone("resnet18", norm="affine")).train()
+    before = {k: v.clone() for k, v in body.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in body.parameters() if p.requires_grad], lr=0.1)
+    sum(f.sum() for f in body(images())).backward()
+    optimizer.step()
+    for key, value in body.state_dict().items():
+        learns = key.startswith(("stages.2", "stages.3", "stages.4")) and key.endswith((".weight", ".bias"))
+        assert torch.equal(value, before[key]) != learns, key
+    with pytest.raises(ValueError, match="Backbone expected norm to be one of .*, got 'none'"):
+        Backbone(norm="none")
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
 def test_torchvision_weights_load_and_compute_the_same(name: str, tmp_path):
     theirs = getattr(models, name)(weights=None).eval()
