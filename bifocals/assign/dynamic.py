@@ -76,8 +76,5 @@ class DynamicIoU(nn.Module):
         mean = self.history.mean()
         self.threshold.copy_(torch.where(full & ~mean.isnan(), mean.clamp(min=self.initial), self.threshold))
 
-    def set_step(self, step: int, total: int) -> None:
-        """Nothing follows the clock; what has one may report."""
-
     def scheduled(self) -> dict[str, float]:
         return {"iou_threshold": float(self.threshold)}

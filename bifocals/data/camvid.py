@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from bifocals.structures import IGNORED
+
 from .checking_maps import check_maps
 from .class_list import ClassList, find_class_list, read_class_list
 from .draft import Log, apply_policy
 from .file_names import relative_name
 from .label_maps import LabelMaps
-from .label_png import IGNORED
 from .map_draft import MapDraft, draft_maps, pair_folders
 
 CAMVID = {

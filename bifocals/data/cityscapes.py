@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from bifocals.structures import IGNORED
+
 from .checking_maps import check_maps
 from .class_list import ClassList
 from .defects import DataError
 from .draft import Log, apply_policy
 from .file_names import image_files
 from .label_maps import LabelMaps
-from .label_png import IGNORED
 from .map_draft import MapDraft, draft_maps, pair_folders
 
 _PICTURE_END = "_leftImg8bit"

@@ -15,9 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bifocals.structures import IGNORED
+
 from .defects import DataError, one_line
 from .label_maps import Color
-from .label_png import IGNORED
 
 _LARGEST = 1024 * 1024  # bytes of a class list
 _COLORED = re.compile(r"(.*\S)\s+(\d{1,3})[\s,]+(\d{1,3})[\s,]+(\d{1,3})")

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 from PIL import Image
 
+from bifocals.structures import IGNORED
+
 from .checking_maps import check_maps
 from .class_list import ClassList, find_class_list, read_class_list
 from .defects import DataError
@@ -17,7 +19,6 @@ from .draft import Log, apply_policy
 from .file_names import relative_name
 from .finding import split_of
 from .label_maps import LabelMaps
-from .label_png import IGNORED
 from .map_draft import MapDraft, draft_maps, pair_folders
 
 PICTURES, LABELS = ("images", "Images", "JPEGImages"), ("labels", "masks", "annotations")

@@ -17,12 +17,12 @@ from jaxtyping import Float64, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bifocals.structures import Target
+from bifocals.structures import IGNORED, Target
 
 from .annotations import PackedStrings
 from .defects import DataError, count, one_line
 from .images import read_image, size_text
-from .label_png import IGNORED, read_labels
+from .label_png import read_labels
 
 Color = tuple[int, int, int]
 

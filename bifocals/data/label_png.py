@@ -14,10 +14,11 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image
 
+from bifocals.structures import IGNORED
+
 from .defects import DataError, one_line
 from .images import ImageProblem, open_picture, reason, require_file
 
-IGNORED = 255  # the class index of a pixel that does not count
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _KINDS: dict[int, Literal["index", "palette", "rgb", "gray and alpha"]] = {
     0: "index",

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bifocals.structures import IGNORED
+
 from .class_list import ClassList, LabelTable
 from .defects import count
 from .images import ImageProblem
-from .label_png import IGNORED, LabelHead, color_codes, decode, palette_of, read_head, require_kind, stored_values
+from .label_png import LabelHead, color_codes, decode, palette_of, read_head, require_kind, stored_values
 from .map_draft import MapDraft
 
 _SHOWN = 5  # wrong numbers named in one line

@@ -7,13 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
-
 from .camvid import camvid_classes, read_camvid
 from .checking_maps import check_maps
 from .cityscapes import read_cityscapes
 from .coco_stuff import read_coco_stuff
-from .dataset import philox_order
 from .defects import DataError, Defect
 from .draft import Log, apply_policy
 from .file_names import relative_name
@@ -23,7 +20,7 @@ from .label_folder import folder_classes, label_folders, read_label_folder
 from .label_maps import LabelMaps
 from .leaks import find_leaks
 from .map_draft import MapDraft
-from .source import Data, SplitName, data_root
+from .source import Data, SplitName, data_root, find_split, hold_out, split_is_there
 from .voc_maps import read_voc_maps
 
 _NAMED = 30  # classes whose names are printed
@@ -58,10 +55,7 @@ def open_maps(
 def has_map_split(data: Data, split: SplitName) -> bool:
     """Whether `open_maps` would find this split."""
     root = data_root(data)
-    layout = map_layout(data, root)
-    if choose_split(layout, split, getattr(data, split), root) is not None:
-        return True
-    return split == "val" and data.holdout > 0 and choose_split(layout, "train", data.train, root) is not None
+    return split_is_there(data, map_layout(data, root), split, root)
 
 
 def check_map_set(data: Data, log: Log | None = None) -> list[Defect]:
@@ -111,15 +105,7 @@ def map_layout(data: Data, root: Path) -> Layout:
 def _read_split(
     data: Data, layout: Layout, root: Path, split: SplitName, classes: Sequence[str] | None, log: Log | None
 ) -> tuple[MapDraft, str]:
-    chosen = choose_split(layout, split, getattr(data, split), root)
-    held_out = split in ("train", "val") and data.holdout > 0 and choose_split(layout, "val", data.val, root) is None
-    if chosen is None and split == "val" and held_out:
-        chosen = choose_split(layout, "train", data.train, root)
-    if chosen is None:
-        found = ", ".join(layout.splits) or "none"
-        hint = " or hold some of the training images out with --data.holdout 0.2" if split == "val" else ""
-        raise ValueError(f"{root} expected a {split} split, got {found}; name one with --data.{split}{hint}.")
-    name, place = chosen
+    name, place, held_out = find_split(data, layout, split, root)
     wanted, given = classes or data.classes or None, data.classes or classes or ()
     if layout.format == "cityscapes":
         draft = read_cityscapes(root, relative_name(place, root / "leftImg8bit"), classes=wanted)
@@ -140,22 +126,6 @@ def _read_split(
         listed = ", ".join(f"{label} {name}" for label, name in enumerate(names[:_NAMED]))
         log(f"data: labels: {listed}{f' ... {len(names)} in all' if len(names) > _NAMED else ''}")
     if held_out:
-        draft = _hold_out(draft, data.holdout, split, log)
+        kept, defects = hold_out(len(draft.annotations), draft.defects, data.holdout, split, log)
+        draft = replace(draft, annotations=draft.annotations.subset(kept), defects=defects)
     return draft, name
-
-
-def _hold_out(draft: MapDraft, share: float, split: str, log: Log | None) -> MapDraft:
-    """Every image falls to train or val by a draw of its own place in the set, the same at each call."""
-    num = len(draft.annotations)
-    order = philox_order(0, 0, num)
-    cut = round(num * share)
-    kept = np.sort(order[:cut] if split == "val" else order[cut:])
-    place = {int(old): new for new, old in enumerate(kept)}
-    defects = tuple(
-        replace(d, images=tuple(place[i] for i in d.images if i in place))
-        for d in draft.defects
-        if not d.images or any(i in place for i in d.images)
-    )
-    if log is not None:
-        log(f"data: no val split: {cut} of {num} training images are held out as val")
-    return replace(draft, annotations=draft.annotations.subset(kept), defects=defects)

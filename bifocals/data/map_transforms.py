@@ -16,9 +16,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from bifocals.structures import Target
+from bifocals.structures import IGNORED, Target
 
-from .label_png import IGNORED
 from .transforms import Transform
 
 _CITYSCAPES = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .annotations import Annotations
 from .checking import check_draft
@@ -117,10 +118,7 @@ def open_split(
 def has_split(data: Data, split: SplitName) -> bool:
     """Whether `open_split` would find this split."""
     root = data_root(data)
-    layout = detection_layout(data, root)
-    if choose_split(layout, split, getattr(data, split), root) is not None:
-        return True
-    return split == "val" and data.holdout > 0 and choose_split(layout, "train", data.train, root) is not None
+    return split_is_there(data, detection_layout(data, root), split, root)
 
 
 def check_detection_set(
@@ -173,10 +171,17 @@ def data_root(data: Data) -> Path:
     return Path(data.root).expanduser()
 
 
-def _read_split(
-    data: Data, layout: Layout, root: Path, split: SplitName, classes: Sequence[str] | None, masks: bool,
-    log: Log | None,
-) -> tuple[Draft, str]:
+def split_is_there(data: Data, layout: Layout, split: SplitName, root: Path) -> bool:
+    """Whether a set has a split, or a training split that it can be held out of."""
+    if choose_split(layout, split, getattr(data, split), root) is not None:
+        return True
+    return split == "val" and data.holdout > 0 and choose_split(layout, "train", data.train, root) is not None
+
+
+def find_split(data: Data, layout: Layout, split: SplitName, root: Path) -> tuple[str, Path, bool]:
+    """The name and place of a split, and whether it is a part of the training split (`holdout`). ValueError if there is
+    none.
+    """
     chosen = choose_split(layout, split, getattr(data, split), root)
     held_out = split in ("train", "val") and data.holdout > 0 and choose_split(layout, "val", data.val, root) is None
     if chosen is None and split == "val" and held_out:
@@ -185,7 +190,34 @@ def _read_split(
         found = ", ".join(layout.splits) or "none"
         hint = " or hold some of the training images out with --data.holdout 0.2" if split == "val" else ""
         raise ValueError(f"{root} expected a {split} split, got {found}; name one with --data.{split}{hint}.")
-    name, file = chosen
+    return *chosen, held_out
+
+
+def hold_out(
+    num: int, defects: Sequence[Defect], share: float, split: str, log: Log | None
+) -> tuple[NDArray[np.int64], tuple[Defect, ...]]:
+    """Which of `num` images are of this split, and the defects of these under their new numbers.
+
+    Every image falls to train or val by a draw of its own place in the set, the same at each call.
+    """
+    order = philox_order(0, 0, num)
+    cut = round(num * share)
+    kept = np.sort(order[:cut] if split == "val" else order[cut:])
+    place = {int(old): new for new, old in enumerate(kept)}
+    if log is not None:
+        log(f"data: no val split: {cut} of {num} training images are held out as val")
+    return kept, tuple(
+        replace(d, images=tuple(place[i] for i in d.images if i in place))
+        for d in defects
+        if not d.images or any(i in place for i in d.images)
+    )
+
+
+def _read_split(
+    data: Data, layout: Layout, root: Path, split: SplitName, classes: Sequence[str] | None, masks: bool,
+    log: Log | None,
+) -> tuple[Draft, str]:
+    name, file, held_out = find_split(data, layout, split, root)
     names = classes or data.classes or _training_classes(data, layout, root, split, held_out)
     if layout.format == "coco":
         draft = read_coco(
@@ -270,25 +302,13 @@ def _image_folder(data: Data, root: Path, file: Path, name: str, files: Sequence
 
 
 def _hold_out(draft: Draft, share: float, split: str, log: Log | None) -> Draft:
-    """Every image falls to train or val by a draw of its own place in the set, the same at each call."""
-    num = len(draft.annotations)
-    order = philox_order(0, 0, num)
-    cut = round(num * share)
-    kept = np.sort(order[:cut] if split == "val" else order[cut:])
-    place = {int(old): new for new, old in enumerate(kept)}
+    kept, defects = hold_out(len(draft.annotations), draft.defects, share, split, log)
     rows = np.isin(draft.annotations.image_index(), kept)
-    defects = tuple(
-        replace(d, images=tuple(place[i] for i in d.images if i in place))
-        for d in draft.defects
-        if not d.images or any(i in place for i in d.images)
-    )
     sources = (
         draft.sources
         if isinstance(draft.sources, str)
         else type(draft.sources).pack(draft.sources[int(i)] for i in kept)
     )
-    if log is not None:
-        log(f"data: no val split: {cut} of {num} training images are held out as val")
     return replace(
         draft, annotations=draft.annotations.subset(kept), records=draft.records[rows], sources=sources,
         defects=defects, masks=None if draft.masks is None else draft.masks.take(np.flatnonzero(rows)),

@@ -15,10 +15,11 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
+from bifocals.structures import IGNORED
+
 from .camvid import CAMVID
 from .label_folder import write_class_list
 from .label_maps import Color
-from .label_png import IGNORED
 from .painting import smooth_noise
 
 STREETS: dict[str, Color] = {

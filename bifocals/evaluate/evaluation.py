@@ -6,24 +6,23 @@ Letters: I images, C classes.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from textwrap import wrap
 from typing import Any, Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from bifocals.data import Annotations, eval_stream
 from bifocals.predict import Postprocess, Precision, Views, detect_views, inference, merging, of_output
-from bifocals.structures import Detections, Target, rank, world_size
+from bifocals.structures import Detections, Target, of_all_ranks, rank, world_size
 
 from .analysis import Analysis, Analyzer
 from .average_precision import AveragePrecision, average_precision
 from .duplicates import duplicate_rate
 from .mask_ap import bare, mask_average_precision, masks_of
+from .stopwatch import Stopwatch, protocol, speed
 from .trust import Trust, trust_in
 
 Transform = Callable[[Tensor, Target], tuple[Tensor, Target]]
@@ -228,20 +227,20 @@ def evaluate(
     analyzer = Analyzer(chosen, annotations) if analysis else None
     found: dict[str, dict[int, Detections]] = {name: {} for name in looks}
     masks: dict[int, list[str]] = {}
-    clock = _Clock()
+    watch = Stopwatch()
     whole = "other" in looks
     with inference(_Whole(network) if whole else network, "all" if whole else output, device, precision) as forward:
         for batch, *others in zip(*streams, strict=True):
-            clock.start()
+            watch.start()
             if views is not None:
                 merged = [d.cpu() for d in detect_views(forward, chosen, [batch, *others], views.flip)]
-                clock.stop(len(merged))
+                watch.stop(len(merged))
                 found["chosen"].update(zip(batch.image_ids, merged, strict=True))
                 continue
             seen_by_network = forward(batch)
             outputs = seen_by_network if whole else {output: seen_by_network}
             detections = [d.cpu() for d in chosen(outputs[output], batch.targets)]
-            clock.stop(len(detections))
+            watch.stop(len(detections))
             if annotations.segmentations is not None:
                 masks.update(masks_of(detections, batch.targets))
             found["chosen"].update(zip(batch.image_ids, map(bare, detections), strict=True))
@@ -252,11 +251,14 @@ def evaluate(
             if analyzer is not None:
                 analyzer.look(outputs[output], batch)
     used = next((p.device for p in network.parameters()), torch.device("cpu"))
-    # Ranks may stop at different times: their rates add up, their seconds do not.
-    gathered = _gather((found, clock.rate(), {} if analyzer is None else analyzer.looks, masks))
+    gathered = of_all_ranks((found, watch.laps, {} if analyzer is None else analyzer.looks, masks))
     found = {name: {i: d for part, *_ in gathered for i, d in part[name].items()} for name in looks}
     assert len(found["chosen"]) == len(annotations) == sum(len(part["chosen"]) for part, *_ in gathered), "each once"
     masks = {i: drawn for *_, part in gathered for i, drawn in part.items()}
+    names = getattr(network, "outputs", ())
+    run = f"network with its outputs {' and '.join(names)}" if len(names) > 1 else "network"
+    timed = speed([laps for _, laps, *_ in gathered],
+                  protocol(used, precision, batch_size, f"transfer, {run} and postprocess"))
     limit = ap_detections(chosen.max_detections)
     result = {name: average_precision(of_look, annotations, max_detections=limit) for name, of_look in found.items()}
     if masks:
@@ -291,8 +293,8 @@ def evaluate(
         max_detections=chosen.max_detections,
         num_images=len(annotations),
         classes=annotations.classes,
-        images_per_second=sum(rate for _, rate, *_ in gathered),
-        protocol=_protocol(used, precision, batch_size, getattr(network, "outputs", ())),
+        images_per_second=timed.images_per_second,
+        protocol=timed.protocol,
         detections=found["chosen"],
         masks=result.get("masks"),
     )
@@ -340,42 +342,6 @@ class _Whole(nn.Module):
 
     def forward(self, images: Tensor, targets: Sequence[Target] | None = None) -> dict[str, Any]:
         return {"all": self.network(images, targets)}
-
-
-class _Clock:
-    """Images a second, without the first batch, which pays for warming up."""
-
-    def __init__(self) -> None:
-        self.batches, self.images, self.seconds, self.began = 0, 0, 0.0, 0.0
-
-    def start(self) -> None:
-        self.began = time.perf_counter()
-
-    def stop(self, images: int) -> None:
-        """The detections are on the host when this is called, so the device has finished."""
-        self.batches += 1
-        if self.batches > 1:
-            self.images += images
-            self.seconds += time.perf_counter() - self.began
-
-    def rate(self) -> float:
-        return self.images / self.seconds if self.images else math.nan
-
-
-def _gather(mine: Any) -> list[Any]:
-    """The values of all ranks, in order, on every rank."""
-    if world_size() == 1:
-        return [mine]
-    parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, mine)
-    return parts
-
-
-def _protocol(device: torch.device, precision: str, batch_size: int, outputs: Sequence[str]) -> str:
-    whole = f" with its outputs {' and '.join(outputs)}" if len(outputs) > 1 else ""
-    place = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    return (f"transfer, network{whole} and postprocess of batches of {batch_size} in {precision} on {world_size()} x "
-            f"{place}, without reading images, first batch left out")
 
 
 def _short(value: float) -> str:

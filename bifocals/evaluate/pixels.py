@@ -12,13 +12,12 @@ from textwrap import wrap
 from typing import Any, Protocol
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float64
 from torch import Tensor, nn
 
 from bifocals.data import Source, eval_stream
 from bifocals.predict import MapViews, PixelPostprocess, Precision, inference, of_output, segment
-from bifocals.structures import Target, rank, sum_over_ranks, world_size
+from bifocals.structures import Target, of_all_ranks, rank, sum_over_ranks, world_size
 
 from .boundary_iou import RATIO, boundary_confusion, boundary_iou
 from .miou import Confusion, confusion_matrix
@@ -181,7 +180,7 @@ def evaluate_maps(
         num_images=len(maps),
         classes=tuple(maps.classes),
         views=None if views == MapViews() else str(views),
-        speed=speed(_gather(watch.laps), timed),
+        speed=speed(of_all_ranks(watch.laps), timed),
     )
 
 
@@ -193,15 +192,6 @@ def labels_of(target: Target) -> Tensor:
                          f"{target.original_hw[1]} pixels of image {target.image_id}, got {came}; the transform of "
                          "evaluation resizes the image alone.")
     return target.semantic
-
-
-def _gather(mine: list[tuple[int, float]]) -> list[list[tuple[int, float]]]:
-    """The laps of all ranks, in order, on every rank."""
-    if world_size() == 1:
-        return [mine]
-    parts: list[Any] = [None] * world_size()
-    dist.all_gather_object(parts, mine)
-    return parts
 
 
 def _number(value: float) -> float | None:

@@ -76,8 +76,5 @@ class DynamicSmoothL1(nn.Module):
         beta = torch.where(median > LEAST, median.clamp(max=self.initial), self.beta)
         self.beta.copy_(torch.where(full, beta, self.beta))
 
-    def set_step(self, step: int, total: int) -> None:
-        """Nothing follows the clock; what has one may report."""
-
     def scheduled(self) -> dict[str, float]:
         return {"beta": float(self.beta)}

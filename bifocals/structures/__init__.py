@@ -20,7 +20,7 @@ from .outputs import DenseOutput, Detections, Prediction
 from .pixel_loss import IGNORED, PixelLoss
 from .priors import Priors, make_points, priors_inside
 from .protocols import Assigner, Balancer, BatchAssigner, Draining, Loss, Reporting, Scheduled, Watching
-from .ranks import rank, sum_over_ranks, world_size
+from .ranks import of_all_ranks, rank, sum_over_ranks, world_size
 from .roi import RoIOutput
 from .target import Batch, Target, pad_targets
 from .top import stable_top
@@ -57,6 +57,7 @@ __all__ = [
     "distances_from_boxes",
     "inside_canvas",
     "make_points",
+    "of_all_ranks",
     "pad_targets",
     "paired_iou",
     "pairwise_intersection",

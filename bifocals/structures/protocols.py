@@ -74,6 +74,6 @@ class Scheduled(Protocol):
 
 @runtime_checkable
 class Reporting(Protocol):
-    """A scheduled part that says where it stands, numbers by name: they are written to the log of the run."""
+    """A part that changes and says where it stands, numbers by name: they are written to the log of the run."""
 
     def scheduled(self) -> Mapping[str, float]: ...

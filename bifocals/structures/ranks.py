@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+Value = TypeVar("Value")
 
 
 def world_size() -> int:
@@ -23,3 +27,12 @@ def sum_over_ranks(value: Tensor) -> Tensor:
     total = value.detach().clone()
     dist.all_reduce(total)
     return total
+
+
+def of_all_ranks(mine: Value) -> list[Value]:
+    """The values of all ranks, in order, on every rank; any values that pickle."""
+    if world_size() == 1:
+        return [mine]
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, mine)
+    return parts

@@ -76,7 +76,9 @@ def fit(
         state, log, optim = session.state, session.log, experiment.optim
         validation = Validation(state, session.validation)
         window = Window(optim.batch_size, stop.control)
-        clocks = [part for part in (state.objective, *state.network.modules()) if isinstance(part, Scheduled)]
+        parts = (state.objective, *state.network.modules())
+        clocks = [part for part in parts if isinstance(part, Scheduled)]
+        reporters = [part for part in parts if isinstance(part, Reporting)]
         parameters = [p for p in state.network.parameters() if p.requires_grad]
         reading_is_free = device.type == "cpu"
         session.restore_random()
@@ -129,7 +131,7 @@ def fit(
             if judging or saving or state.step % run.log_every == 0:
                 record, seconds = window.read(session.workdir)
                 state.seconds += seconds
-                told = {n: v for part in clocks if isinstance(part, Reporting) for n, v in part.scheduled().items()}
+                told = {n: v for part in reporters for n, v in part.scheduled().items()}
                 scheduled: dict[str, Any] = {"scheduled": told} if told else {}
                 # All that balancers have finished since the last record, so a checkpoint never has any left to tell.
                 windows = {"windows": found} if (found := state.objective.drain()) else {}

@@ -113,7 +113,7 @@ def test_the_counts_of_ranks_add_up(monkeypatch: pytest.MonkeyPatch, number: int
     one = run(Stripes(number))
     parts: list[list[torch.Tensor]] = []
     monkeypatch.setattr(pixels, "world_size", lambda: 2)
-    monkeypatch.setattr(pixels, "_gather", lambda laps: [laps])
+    monkeypatch.setattr(pixels, "of_all_ranks", lambda laps: [laps])
 
     def sent(counts: torch.Tensor) -> torch.Tensor:
         assert counts.dtype == torch.int64
